@@ -1,0 +1,1 @@
+"""The block cache at the boundary between kernels and storage."""

@@ -1,0 +1,1 @@
+"""Bytes to arrays and back. docs/FORMAT.md is the authority."""

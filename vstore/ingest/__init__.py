@@ -1,0 +1,1 @@
+"""Log, memtable, flush and compaction: how rows get in."""

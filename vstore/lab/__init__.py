@@ -1,0 +1,1 @@
+"""Experiments: sweeps, traces and plots."""

@@ -1,0 +1,1 @@
+"""Re-rankers and the stage that applies them."""

@@ -1,0 +1,124 @@
+"""Settings are values: frozen dataclasses with defaults, limits and units in their names."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vstore.errors import InvalidSetting
+
+Clock = Callable[[], float]
+"""Seconds since the epoch. Injected, so that tests own time."""
+Sleep = Callable[[float], None]
+
+
+def system_clock() -> float:
+    """Return the wall clock, in seconds since the epoch."""
+    return time.time()  # noqa: TID251 - the one place that reads it
+
+
+def system_sleep(seconds: float) -> None:
+    """Sleep for `seconds`."""
+    time.sleep(seconds)  # noqa: TID251 - the one place that sleeps
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise InvalidSetting(message) unless `condition` holds."""
+    if not condition:
+        raise InvalidSetting(message)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSettings:
+    """How shards of a collection are built; stored with the collection.
+
+    Raises:
+        InvalidSetting: a value outside its limits.
+    """
+
+    M: int = 16
+    """Links per node above level 0; level 0 holds 2 * M (Malkov & Yashunin 2018)."""
+    ef_construction: int = 200
+    cluster_rows: int = 512
+    """Mean rows of a cluster of the cluster order."""
+    block_rows: int = 1024
+    """Rows of a storage block; a power of two."""
+    shard_rows: int = 1_000_000
+    """A flush or compaction that holds more rows writes several shards."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(2 <= self.M <= 64, f"M is {self.M}; it must be from 2 to 64, and 16 suits most data")
+        require(
+            self.M <= self.ef_construction <= 10_000,
+            f"ef_construction is {self.ef_construction}; it must be from M ({self.M}) to 10000",
+        )
+        require(
+            16 <= self.cluster_rows <= 65_536,
+            f"cluster_rows is {self.cluster_rows}; it must be from 16 to 65536",
+        )
+        require(
+            64 <= self.block_rows <= 65_536 and self.block_rows & (self.block_rows - 1) == 0,
+            f"block_rows is {self.block_rows}; it must be a power of two from 64 to 65536",
+        )
+        require(
+            1_000 <= self.shard_rows <= 50_000_000,
+            f"shard_rows is {self.shard_rows}; it must be from 1000 to 50000000",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """A store's price list, in US dollars. Default: S3 Standard, us-east-1, within the region.
+
+    Source: https://aws.amazon.com/s3/pricing/ (GET 0.0004 per 1,000, PUT and LIST 0.005 per 1,000).
+    """
+
+    get_usd: float = 0.0004 / 1000
+    put_usd: float = 0.005 / 1000
+    gibibyte_out_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How this process runs a store; never stored.
+
+    Raises:
+        InvalidSetting: a value outside its limits.
+    """
+
+    cache_bytes: int = 1 << 30
+    """Limit of the memory tier of the block cache, shared by all collections of a connection."""
+    memtable_rows: int = 50_000
+    """An upsert that fills the memtable to this many rows flushes it to a shard."""
+    memtable_bytes: int = 256 << 20
+    n_threads: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
+    """Threads of a build and of `search_batch`."""
+    io_concurrency: int = 32
+    """Requests in flight at once on an object store."""
+    coalesce_gap_bytes: int = 64 << 10
+    """Ranges of one object that are nearer than this are read as one request."""
+    coalesce_max_bytes: int = 8 << 20
+    """A coalesced request is at most this long."""
+    n_retries: int = 5
+    retention_s: float = 3600.0
+    """Garbage collection keeps what a manifest younger than this names."""
+    prices: Prices = field(default_factory=Prices)
+    clock: Clock = system_clock
+    sleep: Sleep = system_sleep
+
+    def __post_init__(self) -> None:
+        require(self.cache_bytes >= 0, f"cache_bytes is {self.cache_bytes}; it must be 0 or more")
+        require(self.memtable_rows >= 1, f"memtable_rows is {self.memtable_rows}; it must be 1 or more")
+        require(self.memtable_bytes >= 1, f"memtable_bytes is {self.memtable_bytes}; it must be 1 or more")
+        require(self.n_threads >= 1, f"n_threads is {self.n_threads}; it must be 1 or more")
+        require(
+            1 <= self.io_concurrency <= 1024,
+            f"io_concurrency is {self.io_concurrency}; it must be from 1 to 1024",
+        )
+        require(self.coalesce_gap_bytes >= 0, f"coalesce_gap_bytes is {self.coalesce_gap_bytes}; not negative")
+        require(self.coalesce_max_bytes >= 1, f"coalesce_max_bytes is {self.coalesce_max_bytes}; 1 or more")
+        require(self.n_retries >= 0, f"n_retries is {self.n_retries}; it must be 0 or more")
+        require(self.retention_s >= 0, f"retention_s is {self.retention_s}; it must be 0 or more")

@@ -1,0 +1,1 @@
+"""Build a shard from rows; open and read one."""

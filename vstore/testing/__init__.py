@@ -1,0 +1,1 @@
+"""Conformance suites for those who plug in their own parts."""

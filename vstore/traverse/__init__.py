@@ -1,0 +1,1 @@
+"""Traversal policies: how a shard's candidates are found."""
