@@ -1,0 +1,112 @@
+"""How ranges are read from S3: one small protocol, so that a faster client can take its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from vstore.errors import CorruptData, StorageError
+from vstore.settings import Sleep
+from vstore.storage.keys import past_end
+from vstore.storage.s3_errors import S3_ERRORS, is_transient, status_of, store_error
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+FIRST_WAIT_S = 0.05
+LONGEST_WAIT_S = 2.0
+
+
+def backoff_s(attempt: int) -> float:
+    """Return the wait after the attempt of that index."""
+    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt)
+
+
+class ObjectReader(Protocol):
+    """Reads one range of one object; many threads call it at once."""
+
+    def read(self, key: str, start: int, length: int | None) -> bytes:
+        """Return the bytes, as ObjectStore.get; `length` is not 0.
+
+        Raises:
+            ObjectNotFound, BucketNotFound, AccessDenied, StoreUnavailable, CorruptData (past the end).
+        """
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class BotoReader:
+    """Reads through boto3's get_object: about 1.2 ms of processor time a request.
+
+    Args:
+        client: shared with the store, which closes it.
+        bucket: the bucket's name.
+        root: what stands before every key, "" or ending in "/".
+        where: the store's name in messages.
+        missing: returns the error for a 404 (no object, or no bucket).
+        n_retries: how often a body that broke off is asked for again; botocore stops at the headers.
+        sleep: waits between.
+    """
+
+    def __init__(
+        self,
+        client: S3Client,
+        bucket: str,
+        root: str,
+        *,
+        where: str,
+        missing: Callable[[str], StorageError],
+        n_retries: int,
+        sleep: Sleep,
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._root = root
+        self._where = where
+        self._missing = missing
+        self._n_retries = n_retries
+        self._sleep = sleep
+
+    def read(self, key: str, start: int, length: int | None) -> bytes:
+        """Return the bytes of one range; see ObjectReader.read."""
+        attempt = 0
+        while True:
+            headers_came = False
+            try:
+                end = "" if length is None else str(start + length - 1)
+                whole = start == 0 and length is None
+                answer = (
+                    self._client.get_object(Bucket=self._bucket, Key=self._root + key)
+                    if whole
+                    else self._client.get_object(
+                        Bucket=self._bucket, Key=self._root + key, Range=f"bytes={start}-{end}"
+                    )
+                )
+                headers_came = True
+                with answer["Body"] as body:
+                    data = body.read()
+                break
+            except S3_ERRORS as error:
+                if headers_came and is_transient(error) and attempt < self._n_retries:
+                    self._sleep(backoff_s(attempt))
+                    attempt += 1
+                    continue
+                raise self._failure(error, key, start, length) from error
+        if not whole and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+            raise StorageError(f"{self._where}: the server ignores ranges (read {key!r}); use another server")
+        if not data or (length is not None and len(data) < length):
+            raise CorruptData(past_end(self._where, key, start, length, start + len(data)))
+        return data if length is None or len(data) == length else data[:length]
+
+    def _failure(self, error: Exception, key: str, start: int, length: int | None) -> Exception:
+        if status_of(error) == 416:
+            return CorruptData(past_end(self._where, key, start, length, None))
+        if status_of(error) == 404:
+            return self._missing(key)
+        return store_error(error, self._where, f"read {key!r}")
+
+    def close(self) -> None:
+        """Do nothing: the client is the store's."""
