@@ -1,0 +1,102 @@
+"""Exact distances, smaller is nearer: squared L2; 1 - cosine; minus the dot product."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vstore_kernels import gate
+from vstore_kernels.intrinsics import prefetch
+from vstore_kernels.jit import sum_kernel
+
+_L2, _COSINE, _DOT = 0, 1, 2
+_KIND = {"l2": _L2, "cosine": _COSINE, "dot": _DOT}
+_AHEAD = 4
+_EMPTY = np.empty(0, np.int32)
+
+
+def exact_distances(
+    query: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    node_ids: NDArray[np.integer] | None,
+    metric: str,
+) -> NDArray[np.float32]:
+    """Return the distances of `query` to rows of `vectors`, in float32.
+
+    Args:
+        query: float32 [d].
+        vectors: float32 [n, d].
+        node_ids: integers [m], the rows wanted in that order, or None for all.
+        metric: "l2" gives |q - x|^2, "cosine" 1 - q.x / (|q| |x|), never negative, and 1 where a norm is zero,
+            "dot" -q.x.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, an array that is not C-contiguous, an id out of range, an unknown metric.
+    """
+    gate.array("query", query, np.float32, 1)
+    gate.array("vectors", vectors, np.float32, 2)
+    kind = _KIND[gate.metric(metric)]
+    if query.size != vectors.shape[1]:
+        raise ValueError(f"query has {query.size} dimensions; the vectors have {vectors.shape[1]}")
+    every = node_ids is None
+    ids = _EMPTY if node_ids is None else gate.node_ids("node_ids", node_ids, vectors.shape[0])
+    out = np.empty(vectors.shape[0] if every else ids.size, np.float32)
+    _exact(query, vectors, ids, every, kind, out)
+    return out
+
+
+@sum_kernel()
+def squared_l2(a: NDArray[np.float32], vectors: NDArray[np.float32], row: int) -> np.float32:
+    """Return |a - vectors[row]|^2; a float32 [d], vectors float32 [n, d]; for use inside kernels."""
+    total = np.float32(0)
+    for j in range(a.shape[0]):
+        gap = a[j] - vectors[row, j]
+        total += gap * gap
+    return total
+
+
+@sum_kernel()
+def dot_product(a: NDArray[np.float32], vectors: NDArray[np.float32], row: int) -> np.float32:
+    """Return a . vectors[row]; a float32 [d], vectors float32 [n, d]; for use inside kernels."""
+    total = np.float32(0)
+    for j in range(a.shape[0]):
+        total += a[j] * vectors[row, j]
+    return total
+
+
+@sum_kernel()
+def _exact(
+    query: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    node_ids: NDArray[np.int32],
+    every: bool,
+    kind: int,
+    out: NDArray[np.float32],
+) -> None:
+    d = query.shape[0]
+    base = np.int64(vectors.ctypes.data)
+    query_square = np.float32(0)
+    for j in range(d):
+        query_square += query[j] * query[j]
+    for t in range(out.shape[0]):
+        row = np.int64(t)
+        if not every:
+            row = np.int64(node_ids[t])
+            if t + _AHEAD < out.shape[0]:
+                ahead = base + np.int64(node_ids[t + _AHEAD]) * d * 4
+                for line in range(0, min(d * 4, 1024), 64):
+                    prefetch(ahead, line)
+        if kind == _L2:
+            out[t] = squared_l2(query, vectors, row)
+        elif kind == _DOT:
+            out[t] = -dot_product(query, vectors, row)
+        else:
+            square = dot_product(vectors[row], vectors, row)
+            norms = np.float32(np.sqrt(query_square)) * np.float32(np.sqrt(square))
+            cosine = np.float32(0)
+            if norms != np.float32(0):
+                cosine = dot_product(query, vectors, row) / norms
+            # Rounding alone makes it negative, for a vector and itself.
+            gap = np.float32(1) - cosine
+            out[t] = np.float32(0) if gap < np.float32(0) else gap

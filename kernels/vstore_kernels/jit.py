@@ -1,0 +1,53 @@
+"""The compiler options of every kernel, in one place, and the cache that they share.
+
+`FASTMATH` lets sums be reassociated, so that loops vectorise, and leaves out `nnan` and `ninf`: NaN and infinity
+can arrive as data, and a comparison with them must mean what it says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from numba import config, njit
+
+DISABLE_JIT: Final = bool(config.DISABLE_JIT)
+FASTMATH: Final = frozenset({"reassoc", "contract", "nsz", "arcp", "afn"})
+
+kernel = partial(njit, nogil=True, cache=True, error_model="numpy", boundscheck=False, fastmath=False)
+"""Decorator of kernels without floating-point sums."""
+sum_kernel = partial(
+    njit, nogil=True, cache=True, error_model="numpy", boundscheck=False, fastmath=set(FASTMATH)
+)
+"""Decorator of kernels whose floating-point sums may be reordered."""
+
+
+def drop_stale_cache(folder: Path) -> bool:
+    """Delete the compiled kernels under `folder` that other sources made; return whether any source changed.
+
+    numba compares a cached kernel with its own file only (modification time and size), so a kernel that calls
+    another module's kernel would keep the old code of it; and wheels carry one fixed modification time.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for source in sorted(folder.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    cache = folder / "__pycache__"
+    stamp = cache / "kernels.digest"
+    current = digest.hexdigest()
+    try:
+        if stamp.exists() and stamp.read_text() == current:
+            return False
+        cache.mkdir(exist_ok=True)
+        for pattern in ("*.nbi", "*.nbc"):
+            for compiled in cache.glob(pattern):
+                compiled.unlink(missing_ok=True)
+        stamp.write_text(current)
+    except OSError:
+        # A read-only installation: numba then keeps its cache in the user's own folder.
+        return False
+    return True
+
+
+drop_stale_cache(Path(__file__).parent)

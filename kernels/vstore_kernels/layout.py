@@ -1,0 +1,51 @@
+"""Sentinels, limits, statuses, modes and counter positions that kernels and callers share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_NODE: Final = -1
+"""Fills the unused tail of a neighbour row (int32)."""
+MAX_NODES: Final = (1 << 31) - 1
+"""A shard's node ids are int32."""
+BLOCK_SHIFT: Final = 10
+"""Default log2 of the rows of a block."""
+
+DONE: Final = 0
+"""`step` finished: `results` holds the answer."""
+NEEDS: Final = 1
+"""`step` stopped: `needs_lists` and `needs_codes` name the blocks that it lacks."""
+
+HNSW: Final = 0
+"""Walk every node; a beam of ef nodes is the answer."""
+HNSW_RESULT_FILTER: Final = 1
+"""Walk every node; the best ef passing nodes are kept apart (as hnswlib's filter)."""
+ACORN: Final = 2
+"""The beam holds passing nodes only; failing ones are crossed by two-hop expansion."""
+MODES: Final = (HNSW, HNSW_RESULT_FILTER, ACORN)
+
+N_DISTANCES: Final = 0
+N_HOPS: Final = 1
+N_FILTER_CHECKS: Final = 2
+N_LISTS: Final = 3
+N_TWO_HOPS: Final = 4
+N_STOPS: Final = 5
+N_COUNTERS: Final = 8
+
+METRICS: Final = ("l2", "cosine", "dot")
+MAX_TWO_HOP_FOUND: Final = 32
+"""A two-hop expansion stops looking once it found this many passing nodes."""
+MAX_BEAM: Final = 1 << 20
+
+
+def n_blocks(n: int, block_shift: int = BLOCK_SHIFT) -> int:
+    """Return the number of blocks of `1 << block_shift` rows that hold `n` rows."""
+    return (n + (1 << block_shift) - 1) >> block_shift
+
+
+def blocks_of(node_ids: NDArray[np.integer], block_shift: int = BLOCK_SHIFT) -> NDArray[np.int32]:
+    """Return the ascending, distinct block numbers (int32) that hold `node_ids` (integers [m])."""
+    return np.unique(np.asarray(node_ids) >> block_shift).astype(np.int32)

@@ -1,0 +1,152 @@
+"""Neighbour lists as bytes: sorted, delta-coded, in variable-length integers.
+
+A row is its length, then zigzag(first - own id), then (delta - 1) for each further neighbour. Every number is a
+LEB128 varint of at most 5 bytes. Rows follow each other in id order.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vstore_kernels import gate
+from vstore_kernels.jit import kernel
+from vstore_kernels.layout import MAX_NODES, NO_NODE
+
+_VARINT_BYTES: Final = 5
+_OK, _TRUNCATED, _TOO_LONG, _OUT_OF_RANGE, _TRAILING, _OVERLONG = 0, 1, 2, 3, 4, 5
+_REASONS: Final = {
+    _TRUNCATED: "the bytes end inside a row",
+    _TOO_LONG: "a row is longer than M0",
+    _OUT_OF_RANGE: "a neighbour id is outside the shard",
+    _TRAILING: "bytes follow the last row",
+    _OVERLONG: "a number takes more than 5 bytes",
+}
+
+
+def encode_lists(neighbors: NDArray[np.int32], base: int) -> NDArray[np.uint8]:
+    """Return the encoded rows (uint8 [bytes]) of `neighbors`.
+
+    Args:
+        neighbors: int32 [B, M0]; a row's ids are distinct, and -1 ends it.
+        base: node id of row 0.
+
+    Raises:
+        TypeError: not int32.
+        ValueError: a repeated or negative id in a row.
+    """
+    gate.array("neighbors", neighbors, np.int32, 2)
+    rows, M0 = neighbors.shape
+    out = np.empty(rows * (M0 + 1) * _VARINT_BYTES, np.uint8)
+    used = _encode(neighbors, base, out)
+    if used < 0:
+        raise ValueError(f"row {-used - 1} of neighbors repeats an id or holds one below {NO_NODE}")
+    return out[:used].copy()
+
+
+def decode_lists(data: NDArray[np.uint8], base: int, rows: int, M0: int, n: int) -> NDArray[np.int32]:
+    """Return int32 [rows, M0] of what `encode_lists` gave: ascending in a row, -1 padded.
+
+    Args:
+        data: uint8 [bytes]; not trusted.
+        base: node id of row 0.
+        rows: rows of the block.
+        M0: the longest row.
+        n: rows of the shard; every id lies in [0, n).
+
+    Raises:
+        TypeError: not uint8.
+        ValueError: malformed bytes, naming row and reason.
+    """
+    gate.array("data", data, np.uint8, 1)
+    if rows < 0 or M0 < 1 or not 0 <= base <= base + rows <= n <= MAX_NODES:
+        raise ValueError(f"rows {base} to {base + rows} with M0 {M0} do not lie in a shard of {n} rows")
+    # A row takes at least one byte, so this bounds the allocation by the bytes at hand.
+    if rows > data.size:
+        raise ValueError(f"{data.size} bytes cannot hold {rows} rows of neighbours")
+    out = np.full((rows, M0), NO_NODE, np.int32)
+    status, row = _decode(data, base, n, out)
+    if status != _OK:
+        raise ValueError(f"malformed neighbour lists: {_REASONS[status]} (row {row} of {rows})")
+    return out
+
+
+@kernel()
+def _put(out: NDArray[np.uint8], at: int, value: int) -> int:
+    while value >= 128:
+        out[at] = np.uint8((value & 127) | 128)
+        value >>= 7
+        at += 1
+    out[at] = np.uint8(value)
+    return at + 1
+
+
+@kernel()
+def _encode(neighbors: NDArray[np.int32], base: int, out: NDArray[np.uint8]) -> int:
+    M0 = neighbors.shape[1]
+    row = np.empty(M0, np.int64)
+    at = 0
+    for i in range(neighbors.shape[0]):
+        m = 0
+        while m < M0 and neighbors[i, m] != NO_NODE:
+            value = np.int64(neighbors[i, m])
+            if value < 0:
+                return -i - 1
+            p = m
+            while p > 0 and row[p - 1] > value:
+                row[p] = row[p - 1]
+                p -= 1
+            if p > 0 and row[p - 1] == value:
+                return -i - 1
+            row[p] = value
+            m += 1
+        at = _put(out, at, m)
+        if m > 0:
+            first = row[0] - (base + i)
+            at = _put(out, at, 2 * first if first >= 0 else -2 * first - 1)
+        for t in range(1, m):
+            at = _put(out, at, row[t] - row[t - 1] - 1)
+    return at
+
+
+@kernel()
+def _get(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
+    """Return (value, next position); a next position below 0 is minus a reason."""
+    value = np.int64(0)
+    for k in range(_VARINT_BYTES):
+        if at >= data.shape[0]:
+            return value, -_TRUNCATED
+        byte = np.int64(data[at])
+        at += 1
+        value |= (byte & 127) << (7 * k)
+        if byte < 128:
+            return value, at
+    return value, -_OVERLONG
+
+
+@kernel()
+def _decode(data: NDArray[np.uint8], base: int, n: int, out: NDArray[np.int32]) -> tuple[int, int]:
+    at = 0
+    for i in range(out.shape[0]):
+        length, at = _get(data, at)
+        if at < 0:
+            return -at, i
+        if length > out.shape[1]:
+            return _TOO_LONG, i
+        current = np.int64(base + i)
+        for t in range(length):
+            value, at = _get(data, at)
+            if at < 0:
+                return -at, i
+            if t == 0:
+                current += (value >> 1) if value & 1 == 0 else -((value + 1) >> 1)
+            else:
+                current += value + 1
+            if current < 0 or current >= n:
+                return _OUT_OF_RANGE, i
+            out[i, t] = current
+    if at != data.shape[0]:
+        return _TRAILING, out.shape[0]
+    return _OK, 0
