@@ -249,7 +249,7 @@ def _from_array(type: FieldType, array: npt.NDArray[Any], field: str) -> Column 
     if (
         type == "float"
         and kind in "iu"
-        and (n == 0 or int(array.max()) <= 2**53 and int(array.min()) >= -(2**53))
+        and (n == 0 or (int(array.max()) <= 2**53 and int(array.min()) >= -(2**53)))
     ):
         return Column(type, present, array.astype(np.float64))
     if type == "float" and kind == "f" and array.dtype.itemsize <= 8:
