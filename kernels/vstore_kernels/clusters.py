@@ -61,7 +61,9 @@ def cluster_order(
     gate.array("space", space, np.float32, 2)
     n = space.shape[0]
     if n == 0 or cluster_rows < 1 or n_threads < 1:
-        raise ValueError(f"n is {n}, cluster_rows {cluster_rows}, n_threads {n_threads}; each must be 1 or more")
+        raise ValueError(
+            f"n is {n}, cluster_rows {cluster_rows}, n_threads {n_threads}; each must be 1 or more"
+        )
     splitter = _Splitter(space, np.random.default_rng(seed), n_threads, n, progress)
     parts = splitter.split(np.arange(n, dtype=np.int64), cluster_rows)
     while True:
@@ -101,7 +103,9 @@ def nearest_clusters(
     gate.metric(metric)
     expected = query.size + (metric == "dot")
     if centroids.shape[1] != expected:
-        raise ValueError(f"centroids have {centroids.shape[1]} dimensions; under {metric} this query needs {expected}")
+        raise ValueError(
+            f"centroids have {centroids.shape[1]} dimensions; under {metric} this query needs {expected}"
+        )
     if metric == "dot":
         distances = -(centroids[:, : query.size] @ query)
     else:
@@ -178,11 +182,15 @@ class _Splitter:
         bounds = np.cumsum(np.bincount(labels, minlength=k))[:-1]
         return [part for part in np.split(rows[order], bounds) if part.size]
 
-    def _assign(self, points: NDArray[np.float32], rows: _Ids, centroids: NDArray[np.float32]) -> NDArray[np.int32]:
+    def _assign(
+        self, points: NDArray[np.float32], rows: _Ids, centroids: NDArray[np.float32]
+    ) -> NDArray[np.int32]:
         labels = np.empty(rows.size, np.int32)
         starts = range(0, rows.size, _CHUNK_ROWS)
         run_chunks(
-            lambda start: _assign_rows(points, rows, centroids, start, min(start + _CHUNK_ROWS, rows.size), labels),
+            lambda start: _assign_rows(
+                points, rows, centroids, start, min(start + _CHUNK_ROWS, rows.size), labels
+            ),
             starts,
             self._n_threads,
         )

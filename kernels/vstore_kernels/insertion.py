@@ -1,0 +1,233 @@
+"""The kernels of HNSW construction: the search for a new node's links, and the reverse links."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vstore_kernels.beam import insert
+from vstore_kernels.codes import prefetch_row
+from vstore_kernels.distance import squared_l2
+from vstore_kernels.intrinsics import prefetch
+from vstore_kernels.jit import sum_kernel
+from vstore_kernels.layout import NO_NODE
+from vstore_kernels.select import select_neighbors
+
+_AHEAD: Final = 4
+
+
+class InsertScratch:
+    """Buffers of one thread of a build; `arrays` are the last arguments of `find_links`."""
+
+    __slots__ = ("arrays",)
+
+    def __init__(self, n: int, ef: int, M0: int) -> None:
+        self.arrays: tuple[NDArray[Any], ...] = (
+            np.zeros(n, np.uint32),
+            np.zeros(1, np.uint32),
+            np.empty(ef, np.int32),
+            np.empty(ef, np.float32),
+            np.empty(M0, np.int32),
+        )
+
+
+@sum_kernel()
+def _greedy(
+    space: NDArray[np.float32],
+    query: NDArray[np.float32],
+    links: NDArray[np.int32],
+    first_row: NDArray[np.int32],
+    level: int,
+    entry: int,
+) -> int:
+    best = squared_l2(query, space, entry)
+    moved = True
+    while moved:
+        moved = False
+        row = np.int64(first_row[entry]) + level - 1
+        for t in range(links.shape[1]):
+            node = np.int64(links[row, t])
+            if node == NO_NODE:
+                break
+            distance = squared_l2(query, space, node)
+            if distance < best:
+                best = distance
+                entry = node
+                moved = True
+    return entry
+
+
+@sum_kernel()
+def _search_level(
+    space: NDArray[np.float32],
+    query: NDArray[np.float32],
+    links: NDArray[np.int32],
+    first_row: NDArray[np.int32],
+    level: int,
+    entry: int,
+    ef: int,
+    visited: NDArray[np.uint32],
+    epoch: np.uint32,
+    nodes: NDArray[np.int32],
+    distances: NDArray[np.float32],
+    buffer: NDArray[np.int32],
+) -> int:
+    """Fill the beam with the ef nearest nodes found from `entry`; return its size. Algorithm 2 of the paper."""
+    n_bytes = space.shape[1] * 4
+    base = np.int64(space.ctypes.data)
+    links_base = np.int64(links.ctypes.data)
+    visited[entry] = epoch
+    nodes[0] = entry
+    distances[0] = squared_l2(query, space, entry)
+    size = 1
+    current = 0
+    while current < size:
+        node = np.int64(nodes[current])
+        if node < 0:
+            current += 1
+            continue
+        nodes[current] = ~node
+        row = node if level == 0 else np.int64(first_row[node]) + level - 1
+        m = 0
+        for t in range(links.shape[1]):
+            other = np.int64(links[row, t])
+            if other == NO_NODE:
+                break
+            if visited[other] != epoch:
+                visited[other] = epoch
+                buffer[m] = other
+                m += 1
+        for t in range(min(m, _AHEAD)):
+            prefetch_row(base + np.int64(buffer[t]) * n_bytes, n_bytes)
+        following = current + 1
+        for t in range(m):
+            if t + _AHEAD < m:
+                prefetch_row(base + np.int64(buffer[t + _AHEAD]) * n_bytes, n_bytes)
+            other = np.int64(buffer[t])
+            distance = squared_l2(query, space, other)
+            if size == ef and not distance < distances[size - 1]:
+                continue
+            position, size = insert(nodes, distances, size, ef, other, distance)
+            if position < following:
+                following = position
+                if level == 0:
+                    prefetch(links_base, other * links.shape[1] * 4)
+                    prefetch(links_base, other * links.shape[1] * 4 + 64)
+        current = following if following <= current else current + 1
+    for t in range(size):
+        if nodes[t] < 0:
+            nodes[t] = ~nodes[t]
+    return size
+
+
+@sum_kernel()
+def find_links(
+    space: NDArray[np.float32],
+    batch: NDArray[np.int32],
+    levels: NDArray[np.int32],
+    first_row: NDArray[np.int32],
+    neighbors: NDArray[np.int32],
+    upper: NDArray[np.int32],
+    entry: int,
+    M: int,
+    ef: int,
+    visited: NDArray[np.uint32],
+    epochs: NDArray[np.uint32],
+    nodes: NDArray[np.int32],
+    distances: NDArray[np.float32],
+    buffer: NDArray[np.int32],
+) -> None:
+    """Search for each node of `batch` and write its own links; other rows are only read.
+
+    Args:
+        space: float32 [n, d'].
+        batch: int32 [b], nodes that no row links to yet.
+        levels: int32 [n].
+        first_row: int32 [n], the row of level 1 in `upper`, or -1.
+        neighbors: int32 [n, 2 M], level 0; the batch's rows are mutated.
+        upper: int32 [R, M] of node ids; the batch's rows are mutated.
+        entry: the entry node, of the highest level.
+        M: links of a new node.
+        ef: beam width.
+        visited: uint32 [n], this thread's stamps, mutated.
+        epochs: uint32 [1], the last stamp given out, mutated.
+        nodes: int32 [ef], buffer.
+        distances: float32 [ef], buffer.
+        buffer: int32 [2 M], buffer.
+    """
+    chosen = np.empty(M, np.int32)
+    for b in range(batch.shape[0]):
+        own = np.int64(batch[b])
+        query = space[own]
+        start = np.int64(entry)
+        top = np.int64(levels[own])
+        for level in range(np.int64(levels[entry]), top, -1):
+            start = _greedy(space, query, upper, first_row, level, start)
+        for level in range(top, -1, -1):
+            if epochs[0] == np.uint32(0xFFFFFFFF):
+                visited[:] = np.uint32(0)
+                epochs[0] = np.uint32(0)
+            epochs[0] += np.uint32(1)
+            links = neighbors if level == 0 else upper
+            size = _search_level(
+                space, query, links, first_row, level, start, ef, visited, epochs[0], nodes, distances, buffer
+            )
+            start = np.int64(nodes[0])
+            row = own if level == 0 else np.int64(first_row[own]) + level - 1
+            m = select_neighbors(space, nodes, distances, size, M, chosen)
+            for t in range(m):
+                links[row, t] = chosen[t]
+
+
+@sum_kernel()
+def add_reverse_links(
+    space: NDArray[np.float32],
+    links: NDArray[np.int32],
+    owners: NDArray[np.int32],
+    rows: NDArray[np.int32],
+    bounds: NDArray[np.int64],
+    sources: NDArray[np.int32],
+    start: int,
+    stop: int,
+    longest: int,
+) -> None:
+    """Add the sources of each group to its owner's row, choosing again where the row is full.
+
+    Args:
+        space: float32 [n, d'].
+        links: int32 [rows, capacity], mutated: the rows of the groups only.
+        owners: int32 [G], the node that owns each group's row.
+        rows: int32 [G], that row in `links`.
+        bounds: int64 [G + 1]; group g's sources are `sources[bounds[g]:bounds[g + 1]]`.
+        sources: int32 [S], distinct within a group and not in the row yet.
+        start: first group.
+        stop: one past the last group.
+        longest: the most candidates that a group can have.
+    """
+    capacity = links.shape[1]
+    candidates = np.empty(longest, np.int32)
+    distances = np.empty(longest, np.float32)
+    chosen = np.empty(capacity, np.int32)
+    for g in range(start, stop):
+        row = np.int64(rows[g])
+        degree = 0
+        while degree < capacity and links[row, degree] != NO_NODE:
+            degree += 1
+        n_new = bounds[g + 1] - bounds[g]
+        if degree + n_new <= capacity:
+            for t in range(n_new):
+                links[row, degree + t] = sources[bounds[g] + t]
+            continue
+        owner = space[np.int64(owners[g])]
+        size = 0
+        for t in range(degree):
+            node = np.int64(links[row, t])
+            _, size = insert(candidates, distances, size, longest, node, squared_l2(owner, space, node))
+        for t in range(n_new):
+            node = np.int64(sources[bounds[g] + t])
+            _, size = insert(candidates, distances, size, longest, node, squared_l2(owner, space, node))
+        m = select_neighbors(space, candidates, distances, size, capacity, chosen)
+        for t in range(capacity):
+            links[row, t] = chosen[t] if t < m else NO_NODE

@@ -1,0 +1,107 @@
+"""The scan of a passing set with codes, and exact selection of the nearest."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vstore_kernels import gate
+from vstore_kernels.beam import insert
+from vstore_kernels.codes import QueryCode, check_row_bytes, prefetch_row, score
+from vstore_kernels.jit import kernel
+from vstore_kernels.layout import blocks_of
+from vstore_kernels.tables import BlockTables
+
+_AHEAD: Final = 4
+
+
+def scan_codes(
+    query_code: QueryCode, tables: BlockTables, node_ids: NDArray[np.integer], top: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the `top` nodes of least estimated distance: (int32 [m], float32 [m]), ascending, m <= top.
+
+    Args:
+        query_code: from `codes.prepare_query`.
+        tables: every code block that holds one of `node_ids` must be resident.
+        node_ids: integers [m]; fastest when ascending. Equal distances keep this order.
+        top: how many are wanted, at least 1.
+
+    Raises:
+        TypeError: ids that are not integers.
+        ValueError: an id out of range, top below 1, codes of another length, or a block that is not resident.
+    """
+    check_row_bytes(query_code, tables.row_bytes)
+    ids = gate.node_ids("node_ids", node_ids, tables.n)
+    if top < 1:
+        raise ValueError(f"top is {top}; at least 1 is needed")
+    if not tables.codes_resident:
+        blocks = blocks_of(ids, tables.block_shift)
+        absent = blocks[tables.code_table[blocks] == 0]
+        if absent.size:
+            raise ValueError(f"the codes of block {absent[0]} are not resident; set_codes it before the scan")
+    capacity = min(top, ids.size)
+    nodes, distances = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
+    if capacity:
+        _scan(
+            tables.code_table,
+            tables.block_shift,
+            tables.row_bytes,
+            query_code.weights,
+            np.float32(query_code.base),
+            query_code.bias_at,
+            ids,
+            nodes,
+            distances,
+        )
+    return nodes, distances
+
+
+def topk(distances: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the positions (int64 [min(k, m)]) of the least `distances` (float32 [m]), by (distance, position).
+
+    Raises:
+        TypeError: not float32.
+        ValueError: k below 0.
+    """
+    gate.array("distances", distances, np.float32, 1)
+    if k < 0:
+        raise ValueError(f"k is {k}; it must not be negative")
+    k = min(k, distances.size)
+    if k == 0:
+        return np.empty(0, np.int64)
+    if k < distances.size:
+        edge = distances[np.argpartition(distances, k - 1)[k - 1]]
+        # NaN sorts last, so an edge of NaN keeps everything.
+        candidates = np.flatnonzero(~(distances > edge))
+    else:
+        candidates = np.arange(distances.size)
+    order = np.argsort(distances[candidates], kind="stable")[:k]
+    return candidates[order].astype(np.int64, copy=False)
+
+
+@kernel()
+def _scan(
+    code_table: NDArray[np.int64],
+    block_shift: int,
+    row_bytes: int,
+    weights: NDArray[np.float32],
+    base: np.float32,
+    bias_at: int,
+    node_ids: NDArray[np.int32],
+    nodes: NDArray[np.int32],
+    distances: NDArray[np.float32],
+) -> None:
+    mask = (np.int64(1) << block_shift) - 1
+    capacity = nodes.shape[0]
+    size = 0
+    for t in range(node_ids.shape[0]):
+        if t + _AHEAD < node_ids.shape[0]:
+            ahead = np.int64(node_ids[t + _AHEAD])
+            prefetch_row(code_table[ahead >> block_shift] + (ahead & mask) * row_bytes, row_bytes)
+        node = np.int64(node_ids[t])
+        address = code_table[node >> block_shift] + (node & mask) * row_bytes
+        distance = score(address, weights, base, bias_at)
+        if size < capacity or distance < distances[size - 1]:
+            _, size = insert(nodes, distances, size, capacity, node, distance)

@@ -1,0 +1,53 @@
+"""Neighbour selection: which of the nearest candidates a node links to."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vstore_kernels.distance import squared_l2
+from vstore_kernels.jit import sum_kernel
+
+
+@sum_kernel()
+def select_neighbors(
+    space: NDArray[np.float32],
+    candidates: NDArray[np.int32],
+    distances: NDArray[np.float32],
+    n_candidates: int,
+    capacity: int,
+    out: NDArray[np.int32],
+) -> int:
+    """Write the chosen links of a node to `out` and return their number; Malkov & Yashunin 2018, Algorithm 4.
+
+    A candidate is taken unless one taken before is nearer to it than the node is. Of candidates at distance zero
+    (copies of the node) at most half the capacity is taken, so that copies cannot cut each other off from the rest.
+
+    Args:
+        space: float32 [n, d'].
+        candidates: int32 [>= n_candidates], nearest first, without the node itself.
+        distances: float32 [>= n_candidates], ascending, squared L2 to the node.
+        n_candidates: candidates given.
+        capacity: the most links.
+        out: int32 [>= capacity], mutated.
+    """
+    m = 0
+    n_copies = 0
+    for t in range(n_candidates):
+        node = np.int64(candidates[t])
+        distance = distances[t]
+        if distance == np.float32(0):
+            if 2 * n_copies >= capacity:
+                continue
+            n_copies += 1
+        taken = True
+        for s in range(m):
+            if squared_l2(space[node], space, np.int64(out[s])) < distance:
+                taken = False
+                break
+        if taken:
+            out[m] = node
+            m += 1
+            if m == capacity:
+                break
+    return m
