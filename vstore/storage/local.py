@@ -78,7 +78,9 @@ class LocalStore:
         for asked in ranges:
             check_range(*asked)
         out = [b""] * len(ranges)
-        order = sorted((i for i, asked in enumerate(ranges) if asked.length != 0), key=lambda i: ranges[i])
+        order = sorted(
+            (i for i, asked in enumerate(ranges) if asked.length != 0), key=lambda i: ranges[i][:2]
+        )
         with contextlib.ExitStack() as stack:
             open_key, fd, size = "", -1, 0
             for i in order:
@@ -144,9 +146,9 @@ class LocalStore:
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete the objects, and directories that become empty; absent ones are no error."""
+        paths = {key: self._path(check_key(key)) for key in keys}
         directories = set()
-        for key in keys:
-            path = self._path(check_key(key))
+        for key, path in paths.items():
             with self._translated("delete", key):
                 try:
                     os.unlink(path)

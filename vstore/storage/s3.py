@@ -263,7 +263,8 @@ class S3Store:
             failed = {key: code for key, code in failed.items() if code != "NoSuchKey"}
             if not failed:
                 return
-            key, code = next(iter(failed.items()))
+            name, code = next(iter(failed.items()))
+            key = name[len(self._root) :]
             # The server answers for each key; make of one the error that it would be alone.
             error = _one_error(code, key)
             if not is_transient(error):
@@ -325,8 +326,8 @@ def _one_error(code: str, key: str) -> ClientError:
 
 def _check_place(bucket: str, prefix: str) -> None:
     require(
-        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket) is not None or bucket.startswith("arn:"),
-        f"the bucket is {bucket!r}; a bucket's name has letters, digits, dots and dashes: s3://bucket/prefix",
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}", bucket) is not None or bucket.startswith("arn:"),
+        f"the bucket is {bucket!r}; a bucket's name is 3 or more letters, digits, dots and dashes: s3://bucket/prefix",
     )
     parts = prefix.strip("/").split("/")
     require(

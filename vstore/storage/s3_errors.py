@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
     CredentialRetrievalError,
     FlexibleChecksumError,
     HTTPClientError,
@@ -45,7 +46,14 @@ _NO_CREDENTIALS = (
     NoAuthTokenError,
     SSOError,
 )
-_CONNECTION = (HTTPClientError, ResponseStreamingError, IncompleteReadError, FlexibleChecksumError, HTTPError)
+_CONNECTION = (
+    ConnectionError,
+    HTTPClientError,
+    ResponseStreamingError,
+    IncompleteReadError,
+    FlexibleChecksumError,
+    HTTPError,
+)
 _DENIED = {
     "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
     "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidSecurity", "AccountProblem",
