@@ -73,8 +73,8 @@ def condition(field: str, op: str, value: Any) -> Condition:
     """
     if op not in OPERATORS:
         raise UnknownOperator(
-            f"field {field!r} has operator {short(op)}{nearest(str(op), OPERATORS)}; "
-            f"the operators are {', '.join(OPERATORS)}"
+            f"field {field!r} has operator {short(op)}; "
+            f"the operators are {', '.join(OPERATORS)}{nearest(str(op), OPERATORS)}"
         )
     what = f"field {field!r}, {op}"
     if op in ("$in", "$nin"):

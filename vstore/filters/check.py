@@ -113,13 +113,13 @@ def type_condition(condition: Condition, fields: Mapping[str, FieldType]) -> Lea
         known = ", ".join(fields) or "none"
         raise UnknownField(
             f"the filter names field {field!r} ({op} {short(value)}), which the collection does not have"
-            f"{nearest(field, fields)} (fields: {known})"
+            f" (fields: {known}){nearest(field, fields)}"
         )
     allowed = ALLOWED[kind]
     if op not in allowed:
         raise FilterError(
-            f"field {field!r} is {kind}, which has no {op} (value {short(value)}){nearest(op, allowed)}; "
-            f"it has {', '.join(allowed)}"
+            f"field {field!r} is {kind}, which has no {op} (value {short(value)}); "
+            f"it has {', '.join(allowed)}{nearest(op, allowed)}"
         )
     if op == "$exists":
         return Leaf(field, Exists(), negated=not value)

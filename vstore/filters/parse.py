@@ -148,8 +148,8 @@ def _misplaced(key: str, path: _Path) -> FilterError:
         return FilterError(f'{path}: {key} stands without a field; write {{"field": {{"{key}": ...}}}}')
     known = (*LOGICAL, *OPERATORS)
     return UnknownOperator(
-        f"{path}: there is no operator {short(key)}{nearest(key, known)}; between filters stand "
-        f"{', '.join(LOGICAL)}, under a field {', '.join(OPERATORS)}, $not"
+        f"{path}: there is no operator {short(key)}; between filters stand "
+        f"{', '.join(LOGICAL)}, under a field {', '.join(OPERATORS)}, $not{nearest(key, known)}"
     )
 
 
@@ -179,7 +179,7 @@ def _expand_field(task: _FieldFilter) -> Iterator[_Task]:
         else:
             known = (*OPERATORS, "$not")
             raise UnknownOperator(
-                f"{path}: there is no operator {short(op)}{nearest(str(op), known)}; under a field stand "
-                f"{', '.join(known)}"
+                f"{path}: there is no operator {short(op)}; under a field stand "
+                f"{', '.join(known)}{nearest(str(op), known)}"
             )
     yield _Join(all_of, len(value))

@@ -206,8 +206,8 @@ def column_values(column: Column, index: npt.NDArray[np.integer[Any]] | None = N
 def _check_type(type: str, field: str) -> None:
     if type not in FIELD_TYPES:
         raise FieldTypeError(
-            f"field {field!r} has type {type!r}{nearest(str(type), FIELD_TYPES)}; "
-            f"the types are {', '.join(FIELD_TYPES)}"
+            f"field {field!r} has type {type!r}; "
+            f"the types are {', '.join(FIELD_TYPES)}{nearest(str(type), FIELD_TYPES)}"
         )
 
 
