@@ -91,7 +91,8 @@ class S3Server:
             "-filer", f"-filer.port={ports[5]}", f"-filer.port.grpc={ports[6]}",
             f"-filer.localSocket={self._directory}/filer.sock",
             "-s3", f"-s3.port={ports[0]}", f"-s3.port.grpc={ports[7]}",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", "-s3.iam=false", "-s3.autoCreateBucket=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}",
+            "-s3.iam=false", "-s3.autoCreateBucket=false",
             f"-s3.localSocket={self._directory}/s3.sock",
         ]  # fmt: skip
         with open(self._directory / "server.log", "ab") as log:

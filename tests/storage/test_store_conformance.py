@@ -58,7 +58,7 @@ class TestLocal(StoreSuite):
 @pytest.mark.s3
 class TestSeaweed(StoreSuite):
     n_listed = 1005
-    n_rounds = 3
+    n_rounds = 2
 
     @pytest.fixture
     def store(self, s3_url, s3_options):
