@@ -20,6 +20,7 @@
     │   ├── ObjectExists           a create-only put lost: the key has an object already
     │   ├── AccessDenied           the store refused the credentials or the permission
     │   ├── BucketNotFound         the bucket (or folder) does not exist
+    │   ├── CommitConflict         another commit of the same manifest version came first
     │   ├── NotAStore              the place holds something that is no vstore store
     │   ├── StoreFull              no space left
     │   └── StoreUnavailable       the store did not answer, or answered 5xx, after all retries
@@ -114,6 +115,10 @@ class ObjectNotFound(StorageError):
 
 class ObjectExists(StorageError):
     """A create-only put lost: the key already has an object."""
+
+
+class CommitConflict(StorageError):
+    """Another commit of the same manifest version came first."""
 
 
 class AccessDenied(StorageError):

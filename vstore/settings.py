@@ -118,7 +118,9 @@ class Settings:
             1 <= self.io_concurrency <= 1024,
             f"io_concurrency is {self.io_concurrency}; it must be from 1 to 1024",
         )
-        require(self.coalesce_gap_bytes >= 0, f"coalesce_gap_bytes is {self.coalesce_gap_bytes}; not negative")
+        require(
+            self.coalesce_gap_bytes >= 0, f"coalesce_gap_bytes is {self.coalesce_gap_bytes}; not negative"
+        )
         require(self.coalesce_max_bytes >= 1, f"coalesce_max_bytes is {self.coalesce_max_bytes}; 1 or more")
         require(self.n_retries >= 0, f"n_retries is {self.n_retries}; it must be 0 or more")
         require(self.retention_s >= 0, f"retention_s is {self.retention_s}; it must be 0 or more")

@@ -1,1 +1,6 @@
-"""Build a shard from rows; open and read one."""
+"""Build a shard from rows; open and read one.
+
+`space` where graph and clusters live; `builder` rows to a shard file; `sections` and `head` what is in it;
+`reader` an open shard; `session` one query's hold on it; `payload` what a hit shows.
+Imports traverse, cache, format and storage.
+"""

@@ -1,0 +1,40 @@
+"""vstore: filtered vector search on object storage, re-scored exactly and re-ranked.
+
+import vstore
+from vstore import F
+
+db = vstore.connect("./data")
+photos = db.create_collection("photos", dim=768, metric="cosine", fields={"year": "int"})
+photos.upsert(ids, vectors, [{"year": 2021}, ...])
+hits = photos.search(query, k=10, filter=F.year >= 2020)
+"""
+
+from vstore import errors
+from vstore.collection import Collection
+from vstore.database import Database, connect
+from vstore.filters import F
+from vstore.rerank import Rerank
+from vstore.settings import IndexSettings, Prices, Settings
+from vstore.types import BatchHits, Candidate, Hit, Hits, Receipt, Record, Reranker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchHits",
+    "Candidate",
+    "Collection",
+    "Database",
+    "F",
+    "Hit",
+    "Hits",
+    "IndexSettings",
+    "Prices",
+    "Receipt",
+    "Record",
+    "Rerank",
+    "Reranker",
+    "Settings",
+    "__version__",
+    "connect",
+    "errors",
+]

@@ -1,0 +1,224 @@
+"""Loads and commits manifests. Commit is one create-only put of the next version's name.
+
+Manifests are numbered without holes and never overwritten, so who creates `version` has decided what
+it is: two committers race for one name, and exactly one wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+
+from vstore.catalog import layout
+from vstore.catalog.invariants import check_manifest, check_succession
+from vstore.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    CommitConflict,
+    CorruptData,
+    NotAStore,
+    ObjectExists,
+    ObjectNotFound,
+    UnsupportedVersion,
+    nearest,
+)
+from vstore.format.frame import VERSION
+from vstore.format.manifest import Manifest
+from vstore.format.manifest_codec import decode_manifest, encode_manifest
+from vstore.storage.base import ByteRange, ObjectStore
+from vstore.storage.probe import probe_create_only
+
+_RELOADS = 5
+
+
+class Catalog:
+    """The collections of one store. Thread-safe; holds no state."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    def check_marker(self) -> bool:
+        """Return whether the place is a store already; an empty place may become one.
+
+        Raises:
+            NotAStore: it holds other things.
+            UnsupportedVersion: it was made by a newer vstore.
+        """
+        where = f"{self.store.url}: {layout.MARKER}"
+        try:
+            data = self.store.get(layout.MARKER)
+        except ObjectNotFound:
+            if self.store.list():
+                raise NotAStore(
+                    f"{self.store.url} holds files but no {layout.MARKER}: it is no vstore store; "
+                    "give an empty or new place"
+                ) from None
+            return False
+        try:
+            marker = json.loads(data)
+            version = int(marker["version"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise NotAStore(f"{where} does not say what made it ({error}); it is no vstore store") from None
+        if marker.get("format") != "vstore":
+            raise NotAStore(f"{where} says format {marker.get('format')!r}; it is no vstore store")
+        if version > VERSION:
+            raise UnsupportedVersion(
+                f"{where} says version {version}; this vstore reads up to {VERSION}: upgrade it"
+            )
+        return True
+
+    def create(self, manifest: Manifest) -> None:
+        """Commit the first manifest of a collection, making the place a store where it is none.
+
+        Raises:
+            CollectionExists: the name is taken.
+        """
+        layout.check_name(manifest.name)
+        self._mark()
+        before = self._latest(manifest.name)
+        if before is not None and not before.dropped:
+            raise CollectionExists(
+                f"{self.store.url}: collection {manifest.name!r} exists; "
+                f"use collection({manifest.name!r}), or drop_collection first"
+            )
+        if before is not None:
+            manifest = dataclasses.replace(manifest, version=before.version + 1)
+        try:
+            self.commit(manifest)
+        except CommitConflict:
+            raise CollectionExists(
+                f"{self.store.url}: collection {manifest.name!r} was just created by someone else"
+            ) from None
+
+    def load(self, name: str, version: int | None = None) -> Manifest | None:
+        """Return a manifest, the latest by default; None where the collection does not exist.
+
+        Raises:
+            CorruptData, UnsupportedVersion: it cannot be read.
+        """
+        layout.check_name(name)
+        manifest = self._latest(name) if version is None else self._read(name, version)
+        return None if manifest is None or manifest.dropped else manifest
+
+    def require(self, name: str) -> Manifest:
+        """Return the latest manifest.
+
+        Raises:
+            CollectionNotFound: the collection does not exist.
+        """
+        manifest = self.load(name)
+        if manifest is None:
+            known = self.collections()
+            raise CollectionNotFound(
+                f"{self.store.url}: there is no collection {name!r}{nearest(name, known)} "
+                f"({', '.join(known) or 'none exist'}); create_collection makes one"
+            )
+        return manifest
+
+    def commit(self, manifest: Manifest) -> None:
+        """Publish a manifest: on return it is durable and the latest.
+
+        Raises:
+            CommitConflict: its version was published by someone else.
+            CorruptData: it may not follow the version before it.
+        """
+        check_manifest(manifest)
+        if manifest.version > 1:
+            before = self._read(manifest.name, manifest.version - 1)
+            if before is not None:
+                check_succession(before, manifest)
+        key = layout.manifest_key(manifest.name, manifest.version)
+        try:
+            self.store.put_if_absent(key, encode_manifest(manifest))
+        except ObjectExists:
+            raise CommitConflict(
+                f"{self.store.url}: version {manifest.version} of collection {manifest.name!r} "
+                "was published by someone else first; reload and try again"
+            ) from None
+
+    def collections(self) -> list[str]:
+        """Return the names of the collections that exist, sorted."""
+        latest: dict[str, int] = {}
+        for info in self.store.list(layout.CATALOG):
+            name, _, version = info.key[len(layout.CATALOG) :].partition("/")
+            if version.isdecimal():
+                latest[name] = max(latest.get(name, 0), int(version))
+        keys = {name: layout.manifest_key(name, version) for name, version in latest.items()}
+        stored = self.store.get_many([ByteRange(key) for key in keys.values()])
+        return sorted(
+            name
+            for (name, key), data in zip(keys.items(), stored, strict=True)
+            if not decode_manifest(data, f"{self.store.url}: {key}").dropped
+        )
+
+    def drop(self, name: str, now: float) -> None:
+        """Drop a collection: gone with one commit, then its data is deleted.
+
+        Raises:
+            CollectionNotFound: it does not exist.
+            CommitConflict: somebody committed meanwhile, again and again.
+        """
+        for attempt in range(_RELOADS):
+            before = self.require(name)
+            gone = dataclasses.replace(
+                before,
+                version=before.version + 1,
+                writer_epoch=before.writer_epoch + 1,
+                shards=(),
+                dropped=True,
+                created_at=now,
+                write_id=uuid.uuid4().hex,
+                properties={},
+            )
+            try:
+                self.commit(gone)
+                break
+            except CommitConflict:
+                if attempt == _RELOADS - 1:
+                    raise
+        prefix = layout.data_prefix(name, before.collection_id)
+        self.store.delete([info.key for info in self.store.list(prefix)])
+
+    def versions(self, name: str) -> list[int]:
+        """Return the versions whose manifests are kept, ascending."""
+        prefix = layout.manifest_prefix(layout.check_name(name))
+        found = [info.key[len(prefix) :] for info in self.store.list(prefix)]
+        return sorted(int(version) for version in found if version.isdecimal())
+
+    def _latest(self, name: str) -> Manifest | None:
+        for _ in range(_RELOADS):
+            versions = self.versions(name)
+            if not versions:
+                return None
+            manifest = self._read(name, versions[-1])
+            # Missing: listed, superseded and collected since; what superseded it is listed next time.
+            if manifest is not None:
+                return manifest
+        raise CorruptData(
+            f"{self.store.url}: manifests of {name!r} are listed but cannot be read; list and get disagree"
+        )
+
+    def _read(self, name: str, version: int) -> Manifest | None:
+        key = layout.manifest_key(name, version)
+        try:
+            data = self.store.get(key)
+        except ObjectNotFound:
+            return None
+        where = f"{self.store.url}: {key}"
+        manifest = decode_manifest(data, where)
+        if manifest.version != version or manifest.name != name:
+            raise CorruptData(
+                f"{where} holds version {manifest.version} of {manifest.name!r}: objects were mixed up"
+            )
+        return manifest
+
+    def _mark(self) -> None:
+        if self.check_marker():
+            return
+        probe_create_only(self.store, layout.CATALOG)
+        marker = {"format": "vstore", "version": VERSION, "made_by": uuid.uuid4().hex}
+        try:
+            self.store.put_if_absent(layout.MARKER, json.dumps(marker).encode())
+        except ObjectExists:
+            self.check_marker()

@@ -1,0 +1,63 @@
+"""Names of objects in a store. docs/FORMAT.md is the authority.
+
+vstore.json                                       what makes the place a store
+catalog/<name>/<version>                          manifests, 20 digits
+data/<name>/<collection id>/log/<seq>             log records, 20 digits
+data/<name>/<collection id>/shards/<shard id>.shard
+data/<name>/<collection id>/dead/<shard id>.<id>  rows dead since their shard was built
+"""
+
+from __future__ import annotations
+
+import re
+
+from vstore.errors import InvalidSetting
+
+MARKER = "vstore.json"
+CATALOG = "catalog/"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def check_name(name: object) -> str:
+    """Return a collection's name.
+
+    Raises:
+        InvalidSetting: it is none.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidSetting(
+            f"collection name {name!r}: use 1 to 128 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def manifest_prefix(name: str) -> str:
+    """Return what the names of a collection's manifests begin with."""
+    return f"{CATALOG}{name}/"
+
+
+def manifest_key(name: str, version: int) -> str:
+    """Return the name of one manifest."""
+    return f"{manifest_prefix(name)}{version:020d}"
+
+
+def data_prefix(name: str, collection_id: str) -> str:
+    """Return what the names of all of a collection's data begin with."""
+    return f"data/{name}/{collection_id}/"
+
+
+def log_prefix(name: str, collection_id: str) -> str:
+    """Return what the names of a collection's log records begin with."""
+    return f"{data_prefix(name, collection_id)}log/"
+
+
+def shard_key(name: str, collection_id: str, shard_id: str) -> str:
+    """Return the name of a shard."""
+    return f"{data_prefix(name, collection_id)}shards/{shard_id}.shard"
+
+
+def dead_key(name: str, collection_id: str, shard_id: str, unique: str) -> str:
+    """Return the name of one version of a shard's dead rows."""
+    return f"{data_prefix(name, collection_id)}dead/{shard_id}.{unique}"

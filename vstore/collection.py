@@ -1,0 +1,295 @@
+"""The public handle of a collection: wiring only. What it wires lives in ingest, query and rerank."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from vstore.catalog import Catalog
+from vstore.errors import Closed, InvalidInput, ReadOnly
+from vstore.filters import FilterLike, compile_filter
+from vstore.ingest.inputs import as_keys, as_vectors, row_batch
+from vstore.ingest.reader import load_view
+from vstore.ingest.view import CollectionView
+from vstore.ingest.writer import Writer
+from vstore.query import read
+from vstore.query.request import check_k, search_request
+from vstore.query.search import Engine, explain, hits_of, keys_of, rank, score_of
+from vstore.rerank.stage import apply, as_stages, depth_of
+from vstore.settings import Settings
+from vstore.shard.builder import ShardBuilder
+from vstore.shard.reader import Shard
+from vstore.types import BatchHits, Hits, Key, Receipt, Record, Schema
+
+Progress = Callable[[int, int], None]
+
+
+class Collection:
+    """Vectors with attributes and documents under one name. Made by `Database`; thread-safe.
+
+    Reads see every write that this handle made, and what others had published when it was opened or
+    last refreshed. The first write takes the collection over from any other writer.
+    """
+
+    def __init__(
+        self, name: str, catalog: Catalog, engine: Engine, settings: Settings, read_only: bool
+    ) -> None:
+        self._name = name
+        self._catalog = catalog
+        self._engine = engine
+        self._settings = settings
+        self._read_only = read_only
+        self._builder = ShardBuilder(settings.n_threads)
+        self._lock = threading.Lock()
+        self._writer: Writer[Shard] | None = None
+        self._closed = False
+        self._loaded = load_view(catalog, name, settings, open_shard=self._open_shard)
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._name
+
+    @property
+    def schema(self) -> Schema:
+        """Dimension, metric and fields."""
+        return self._loaded.schema
+
+    def __len__(self) -> int:
+        return self._view().n_live
+
+    def __repr__(self) -> str:
+        schema = self.schema
+        return f"Collection({self._name!r}, dim={schema.dim}, metric={schema.metric!r}, rows={len(self)})"
+
+    # Writing.
+
+    def upsert(self, ids: Any, vectors: Any, attributes: Any = None, documents: Any = None) -> int:
+        """Insert rows, or replace those whose id exists; durable on return.
+
+        Args:
+            ids: int or str, one kind in a collection; no id twice in a call.
+            vectors: (n, dim) numbers: a numpy array, nested lists or a torch tensor.
+            attributes: n dicts (or None), or a dict of columns of n values; absent is null.
+            documents: n texts or {"text", "image"} dicts (or None).
+
+        Returns:
+            The number of rows written.
+
+        Raises:
+            InvalidInput (DimensionMismatch, InvalidVector, InvalidId, DuplicateId, InvalidDocument),
+            FieldError: nothing was written; the message names the row.
+            WriterFenced: another writer took the collection over.
+            StorageError: the store failed.
+        """
+        writer = self._writing()
+        kind = writer.view().id_kind
+        rows = row_batch(ids, vectors, attributes, documents, schema=self.schema, kind=kind)
+        return writer.upsert(rows) if rows.n else 0
+
+    def delete(self, ids: Any = None, *, filter: FilterLike = None) -> int:
+        """Delete rows by id or by filter; durable on return, and hidden at once.
+
+        Returns:
+            The number of rows that were there and are gone; unknown ids are no error.
+
+        Raises:
+            InvalidInput: neither or both of ids and filter were given.
+            FilterError, FieldError, WriterFenced, StorageError.
+        """
+        if (ids is None) == (filter is None):
+            raise InvalidInput("delete takes ids=[...] or filter=..., one of them")
+        writer = self._writing()
+        if ids is not None:
+            keys, _ = as_keys(ids, writer.view().id_kind)
+            return writer.delete(keys) if len(keys) else 0
+        compiled = compile_filter(filter, self.schema)
+        return writer.delete_where(lambda view: read.matching_keys(view, compiled, self._engine))
+
+    def flush(self, progress: Progress | None = None) -> None:
+        """Build a shard from the rows that are only in the log and the memtable."""
+        self._writing().flush(progress)
+
+    def compact(self, progress: Progress | None = None) -> None:
+        """Merge shards, drop deleted rows, and delete what no manifest within the retention names."""
+        self._writing().compact(progress)
+
+    # Reading.
+
+    def get(self, ids: Any) -> list[Record | None]:
+        """Return a record for each id, or None where there is no such row."""
+        view = self._view()
+        keys, _ = as_keys(ids, view.id_kind)
+        return read.records(view, keys, self._engine)
+
+    def count(self, filter: FilterLike = None) -> int:
+        """Return the number of rows, or of rows that pass a filter."""
+        view = self._view()
+        compiled = compile_filter(filter, self.schema)
+        return view.n_live if compiled is None else read.count(view, compiled, self._engine)
+
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        filter: FilterLike = None,
+        *,
+        recall: float = 0.95,
+        ef: int | None = None,
+        rerank: Any = None,
+        rerank_depth: int | None = None,
+        query_document: Any = None,
+    ) -> Hits:
+        """Return the k best rows for a query; fewer only where fewer match.
+
+        Args:
+            query: (dim,) numbers.
+            k: answers wanted, 1 or more.
+            filter: an F expression or a dict; None takes every row.
+            recall: the share of the true k best to aim for; 1 searches exactly.
+            ef: beam width, instead of the one that `recall` stands for.
+            rerank: a re-ranker, a `Rerank`, a list of them, or a callable (query, documents) -> scores.
+            rerank_depth: how many of the first stage's hits are re-ranked.
+            query_document: the query's own text or image, for the re-ranker.
+
+        Raises:
+            InvalidInput, FilterError, FieldError: a bad argument, named.
+            RerankError: the re-ranker broke its contract.
+            StorageError, FormatError: the store failed, or its bytes did not hold.
+        """
+        stages = as_stages(rerank, rerank_depth)
+        request = search_request(query, depth_of(stages, check_k(k)), filter, recall, ef, self.schema)
+        ranked = rank(self._view(), request, self._engine)
+        hits = hits_of(ranked, self._engine, self.schema.metric)
+        if stages:
+            hits, ranked.receipt.rerank = apply(stages, query_document, hits, k)
+            ranked.receipt.timings_ms["rerank"] = sum(r.latency_ms for r in ranked.receipt.rerank)
+        return Hits(hits[:k], ranked.receipt)
+
+    def search_batch(
+        self,
+        queries: Any,
+        k: int = 10,
+        filter: FilterLike = None,
+        *,
+        recall: float = 0.95,
+        ef: int | None = None,
+    ) -> BatchHits:
+        """Answer n queries over threads: ids and scores only.
+
+        Args:
+            queries: (n, dim) numbers.
+            k, filter, recall, ef: as for `search`.
+
+        Returns:
+            ids (n, k) and scores float32 (n, k), padded where fewer than k rows match.
+        """
+        view, schema = self._view(), self.schema
+        matrix = as_vectors(queries, dim=schema.dim, metric=schema.metric, what="query")
+        compiled = compile_filter(filter, schema)
+        requests = [search_request(row, k, compiled, recall, ef, schema) for row in matrix]
+
+        def answer(position: int) -> tuple[list[Key], Any, Receipt]:
+            ranked = rank(view, requests[position], self._engine)
+            keys = keys_of(ranked, self._engine)
+            return keys, score_of(ranked.distances, schema.metric), ranked.receipt
+
+        with ThreadPoolExecutor(self._settings.n_threads) as pool:
+            answers = list(pool.map(answer, range(len(requests))))
+        text = view.id_kind == "str"
+        ids = np.full((len(answers), check_k(k)), None if text else -1, dtype=object if text else np.int64)
+        scores = np.full(ids.shape, -np.inf, dtype=np.float32)
+        for row, (keys, found, _) in enumerate(answers):
+            ids[row, : len(keys)] = keys
+            scores[row, : len(keys)] = found
+        return BatchHits(ids, scores, [receipt for _, _, receipt in answers])
+
+    def explain(
+        self,
+        query: Any,
+        k: int = 10,
+        filter: FilterLike = None,
+        *,
+        recall: float = 0.95,
+        ef: int | None = None,
+    ) -> Receipt:
+        """Return the plan of a search without running it; what planning read is in the counters."""
+        request = search_request(query, k, filter, recall, ef, self.schema)
+        return explain(self._view(), request, self._engine)
+
+    def warm(self, progress: Any = True) -> int:
+        """Read every shard's head, lists, codes, columns and keys into the cache.
+
+        Args:
+            progress: True shows a bar on a terminal; a callable gets (bytes done, bytes in all).
+
+        Returns:
+            The number of bytes read.
+        """
+        return read.warm(self._view(), self._engine, progress)
+
+    # The handle.
+
+    def refresh(self) -> None:
+        """Take in what other writers have published; a handle that writes is always up to date."""
+        with self._lock:
+            self._check_open()
+            if self._writer is None:
+                self._loaded = load_view(
+                    self._catalog,
+                    self._name,
+                    self._settings,
+                    open_shard=self._open_shard,
+                    previous=self._loaded,
+                )
+
+    def close(self) -> None:
+        """Release the handle; nothing is lost, since every write was durable when it returned."""
+        with self._lock:
+            self._closed = True
+            if self._writer is not None:
+                self._writer.close()
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_shard(self, entry: Any, manifest: Any) -> Shard:
+        return Shard(entry, manifest.schema, manifest.id_kind, self._engine.store, self._engine.cache)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(
+                f"collection {self._name!r} was closed; get it again with db.collection({self._name!r})"
+            )
+
+    def _view(self) -> CollectionView[Shard]:
+        self._check_open()
+        writer = self._writer
+        return self._loaded if writer is None else writer.view()
+
+    def _writing(self) -> Writer[Shard]:
+        with self._lock:
+            self._check_open()
+            if self._read_only:
+                raise ReadOnly(
+                    f"collection {self._name!r} was opened with read_only=True; connect without it to write"
+                )
+            if self._writer is None:
+                self._writer = Writer.acquire(
+                    self._catalog,
+                    self._name,
+                    self._settings,
+                    open_shard=self._open_shard,
+                    build_shard=self._builder,
+                )
+            return self._writer

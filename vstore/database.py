@@ -1,0 +1,179 @@
+"""A connection to one store: its collections, one cache and one set of settings for all of them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from vstore.cache import BlockCache
+from vstore.catalog import Catalog
+from vstore.collection import Collection
+from vstore.errors import FieldTypeError, InvalidSetting, ReadOnly, nearest
+from vstore.format.manifest import Manifest
+from vstore.query.search import Engine
+from vstore.settings import IndexSettings, Settings
+from vstore.storage import open_store
+from vstore.types import FIELD_TYPES, METRICS, FieldType, Metric, Schema
+
+MAX_DIM = 65_536
+MAX_FIELDS = 1_000
+
+
+def connect(
+    uri: str | os.PathLike[str],
+    *,
+    settings: Settings | None = None,
+    read_only: bool = False,
+    **options: Any,
+) -> Database:
+    """Open a store, or make ready to create one: nothing is written before the first collection.
+
+    Args:
+        uri: a folder ("./data"), "memory://", or "s3://bucket/prefix".
+        settings: how this process runs it.
+        read_only: refuse every write through this connection.
+        options: for s3: endpoint_url, region, access_key_id, secret_access_key, session_token,
+            addressing_style; where absent, boto3's usual chain decides.
+
+    Raises:
+        NotAStore: the place holds something else.
+        BucketNotFound, AccessDenied, StoreUnavailable: the store cannot be reached.
+        UnsupportedVersion: the store was written by a newer vstore.
+        InvalidSetting: an unknown scheme or option.
+    """
+    chosen = settings or Settings()
+    return Database(open_store(os.fspath(uri), settings=chosen, **options), chosen, read_only)
+
+
+class Database:
+    """A store that was connected to. Thread-safe; a context manager."""
+
+    def __init__(self, store: Any, settings: Settings, read_only: bool) -> None:
+        self._store = store
+        self._settings = settings
+        self._read_only = read_only
+        self._catalog = Catalog(store)
+        self._catalog.check_marker()
+        self._engine = Engine(store, BlockCache(settings.cache_bytes), settings.prices)
+
+    def __repr__(self) -> str:
+        return f"Database({self._store.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without credentials."""
+        return str(self._store.url)
+
+    @property
+    def settings(self) -> Settings:
+        """How this process runs the store."""
+        return self._settings
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        dim: int,
+        metric: Metric = "cosine",
+        fields: Mapping[str, FieldType] | None = None,
+        index: IndexSettings | None = None,
+    ) -> Collection:
+        """Create a collection and return its handle.
+
+        Args:
+            name: letters, digits, ".", "_" and "-", at most 128, beginning with a letter or digit.
+            dim: components of a vector.
+            metric: "cosine", "l2" or "dot".
+            fields: the type of each attribute: int, float, bool, str, datetime, list[str], list[int].
+            index: how shards are built.
+
+        Raises:
+            CollectionExists: the name is taken.
+            InvalidSetting, FieldTypeError: an argument is out of range.
+        """
+        if self._read_only:
+            raise ReadOnly(
+                f"{self.url} was connected with read_only=True; connect without it to create {name!r}"
+            )
+        schema = check_schema(dim, metric, fields or {})
+        self._catalog.create(
+            Manifest(
+                version=1,
+                collection_id=uuid.uuid4().hex[:12],
+                name=name,
+                schema=schema,
+                index=index or IndexSettings(),
+                writer_epoch=0,
+                log_start=1,
+                created_at=self._settings.clock(),
+                write_id=uuid.uuid4().hex,
+            )
+        )
+        return self.collection(name)
+
+    def collection(self, name: str) -> Collection:
+        """Return the handle of a collection.
+
+        Raises:
+            CollectionNotFound: there is none of that name; the message names the nearest.
+        """
+        return Collection(name, self._catalog, self._engine, self._settings, self._read_only)
+
+    def collections(self) -> list[str]:
+        """Return the names of the collections, sorted."""
+        return self._catalog.collections()
+
+    def drop_collection(self, name: str) -> None:
+        """Drop a collection: it is gone at once, and then its objects are deleted.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+        """
+        if self._read_only:
+            raise ReadOnly(
+                f"{self.url} was connected with read_only=True; connect without it to drop {name!r}"
+            )
+        self._catalog.drop(name, self._settings.clock())
+
+    def close(self) -> None:
+        """Release connections and threads."""
+        self._store.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_schema(dim: Any, metric: Any, fields: Mapping[str, Any]) -> Schema:
+    """Return the schema that a collection is created with.
+
+    Raises:
+        InvalidSetting: dim, metric or a field's name.
+        FieldTypeError: a field's type.
+    """
+    if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= MAX_DIM:
+        raise InvalidSetting(f"dim is {dim!r}; it must be a whole number from 1 to {MAX_DIM}")
+    if metric not in METRICS:
+        raise InvalidSetting(
+            f"metric is {metric!r}{nearest(str(metric), METRICS)} (one of {', '.join(METRICS)})"
+        )
+    if len(fields) > MAX_FIELDS:
+        raise InvalidSetting(f"there are {len(fields)} fields; a collection has at most {MAX_FIELDS}")
+    for name, kind in fields.items():
+        if not isinstance(name, str) or not 1 <= len(name.encode()) <= 256 or name.startswith("$"):
+            raise InvalidSetting(
+                f"field name {name!r}: names are str of 1 to 256 bytes and do not begin with '$'"
+            )
+        if kind not in FIELD_TYPES:
+            raise FieldTypeError(
+                f"field {name!r} has type {kind!r}{nearest(str(kind), FIELD_TYPES)} "
+                f"(one of {', '.join(FIELD_TYPES)})"
+            )
+    return Schema(dim, metric, dict(fields))

@@ -1,0 +1,186 @@
+"""One shard's part of an answer, as a generator of the blocks that it needs.
+
+Rounds on a shard of which nothing is cached: head and filter columns; lists and codes of the
+predicted clusters (again where the walk leaves them); exact vectors and payload of the candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vstore.cache import BlockKey
+from vstore.filters import Filter
+from vstore.format.columns import Column, null_column
+from vstore.ingest.view import LiveShard
+from vstore.query.planner import Plan, choose
+from vstore.query.request import SearchRequest
+from vstore.query.rounds import Pipeline
+from vstore.shard import sections
+from vstore.shard.reader import Shard
+from vstore.shard.session import ShardSession
+from vstore.traverse import TRAVERSALS, Found, Walk, WalkParams
+from vstore.types import Bitmap, Float32s, Int32s
+from vstore_kernels import bitmap
+from vstore_kernels.clusters import nearest_clusters
+from vstore_kernels.distance import exact_distances
+from vstore_kernels.scan import topk
+
+NEAR_CLUSTERS = 8
+"""How many of the query's nearest clusters the correlation of a filter is read from."""
+EXACT_ROWS = 16_384
+"""An exact scan pins the vectors of at most this many rows at once."""
+
+
+@dataclass(slots=True)
+class ShardAnswer:
+    """A shard's best rows, nearest first, by exact distance, and what finding them took.
+
+    `node_ids` is int32[m] and `distances` float32[m], m at most k.
+    """
+
+    session: ShardSession
+    plan: Plan
+    node_ids: Int32s
+    distances: Float32s
+    n_rescored: int = 0
+    found: Found = field(default_factory=Found.nothing)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+def passing_rows(
+    session: ShardSession, live: LiveShard[Shard], filter: Filter | None
+) -> Pipeline[Bitmap | None]:
+    """Pin the shard's head and return the rows that are alive and pass, or None where all do."""
+    names = sorted(filter.fields) if filter is not None else []
+    needed = [session.key(sections.HEAD)]
+    needed += [session.key(sections.column_section(name)) for name in names if session.shard.has_column(name)]
+    yield needed
+    if filter is None:
+        return live.live
+    columns: dict[str, Column] = {
+        name: session.get(sections.column_section(name))
+        if session.shard.has_column(name)
+        else null_column(session.shard.schema.fields[name], session.n)
+        for name in names
+    }
+    passing = bitmap.pack(filter.evaluate(columns, session.n))
+    return passing if live.live is None else bitmap.both(passing, live.live)
+
+
+def plan_shard(
+    session: ShardSession, live: LiveShard[Shard], request: SearchRequest
+) -> Generator[Sequence[BlockKey], None, tuple[Plan, Bitmap | None]]:
+    """Return the plan for a shard whose matching rows are known exactly, and those rows."""
+    passing = yield from passing_rows(session, live, request.filter)
+    n_matching = session.n if passing is None else bitmap.popcount(passing)
+    correlation = None
+    if passing is not None and n_matching > 0:
+        correlation = _correlation(session, request.query, passing, n_matching)
+    plan = choose(
+        n_rows=session.n,
+        n_matching=n_matching,
+        filtered=passing is not None,
+        k=request.k,
+        recall=request.recall,
+        ef=request.ef,
+        correlation=correlation,
+    )
+    return plan, passing
+
+
+def _correlation(session: ShardSession, query: Float32s, passing: Bitmap, n_matching: int) -> float:
+    offsets = session.cluster_offsets
+    near = nearest_clusters(query, session.centroids, session.metric)[:NEAR_CLUSTERS]
+    rows = int((offsets[near + 1] - offsets[near]).sum())
+    matching = int(bitmap.range_counts(passing, offsets)[near].sum())
+    return (matching / rows) / (n_matching / session.n) if rows else 1.0
+
+
+def search_shard(
+    session: ShardSession, live: LiveShard[Shard], request: SearchRequest
+) -> Pipeline[ShardAnswer]:
+    """Return the shard's k best rows for a request; fewer only where fewer match."""
+    clock = _Stopwatch()
+    plan, passing = yield from plan_shard(session, live, request)
+    clock.lap("filter")
+    answer = ShardAnswer(session, plan, np.empty(0, np.int32), np.empty(0, np.float32), timings_ms=clock.laps)
+    if plan.n_matching == 0:
+        return answer
+    if plan.traversal == "exact":
+        yield from _exact(answer, request, passing)
+        clock.lap("exact")
+        return answer
+    width = max(plan.ef, plan.n_candidates)
+    found = yield from _walk(session, plan.traversal, request, passing, WalkParams(width, plan.n_seeds))
+    if len(found.node_ids) < min(request.k, plan.n_matching):
+        # The graph does not reach enough of the passing rows: look at every one of them.
+        first = found
+        found = yield from _walk(session, "scan", request, passing, WalkParams(width))
+        found.n_distances += first.n_distances
+    clock.lap("traverse")
+    answer.found = found
+    yield from _rescore(answer, request, found.node_ids[: plan.n_candidates])
+    clock.lap("rescore")
+    return answer
+
+
+def _walk(
+    session: ShardSession, name: str, request: SearchRequest, passing: Bitmap | None, params: WalkParams
+) -> Pipeline[Found]:
+    walk: Walk = TRAVERSALS[name].walk(session, request.query, passing, params)
+    try:
+        wants = next(walk)
+        while True:
+            yield session.wanted(wants)
+            wants = walk.send(None)
+    except StopIteration as stop:
+        found: Found = stop.value
+        return found
+    finally:
+        walk.close()
+
+
+def _rescore(answer: ShardAnswer, request: SearchRequest, candidates: Int32s) -> Pipeline[None]:
+    session = answer.session
+    vectors = session.keys(sections.VECTORS, np.unique(candidates // session.head.vector_block_rows))
+    # The payload of the likely hits comes in the same round as the vectors that decide between them.
+    likely = candidates[: request.k]
+    yield vectors + session.keys(sections.PAYLOAD, np.unique(likely // sections.PAYLOAD_BLOCK_ROWS))
+    exact = exact_distances(request.query, session.vector_rows(candidates), None, session.metric)
+    best = topk(exact, request.k)
+    answer.node_ids, answer.distances = candidates[best], exact[best]
+    answer.n_rescored = len(candidates)
+
+
+def _exact(answer: ShardAnswer, request: SearchRequest, passing: Bitmap | None) -> Pipeline[None]:
+    session = answer.session
+    rows = np.arange(session.n, dtype=np.int32) if passing is None else bitmap.indices(passing)
+    ids, distances = np.empty(0, np.int32), np.empty(0, np.float32)
+    for start in range(0, len(rows), EXACT_ROWS):
+        part = rows[start : start + EXACT_ROWS]
+        yield session.keys(sections.VECTORS, np.unique(part // session.head.vector_block_rows))
+        exact = exact_distances(request.query, session.vector_rows(part), None, session.metric)
+        ids, distances = np.concatenate([ids, part]), np.concatenate([distances, exact])
+        best = topk(distances, request.k)
+        ids, distances = ids[best], distances[best]
+        session.release(sections.VECTORS)
+    answer.node_ids, answer.distances = ids, distances
+    answer.n_rescored = len(rows)
+    answer.found.n_distances = len(rows)
+
+
+class _Stopwatch:
+    """Milliseconds of each stage, reads included."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.laps[stage] = (now - self._since) * 1e3
+        self._since = now

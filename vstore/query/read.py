@@ -1,0 +1,144 @@
+"""Reading without ranking: records by id, counts and keys by filter, and warming the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vstore.filters import Filter
+from vstore.ingest.batches import Keys
+from vstore.ingest.view import CollectionView
+from vstore.progress import progress_of
+from vstore.query.memtable import chunk_row, matching_rows
+from vstore.query.pipeline import passing_rows
+from vstore.query.rounds import Rounds
+from vstore.query.search import Engine
+from vstore.shard import sections
+from vstore.shard.payload import unpack_attributes
+from vstore.shard.reader import Shard
+from vstore.shard.session import ShardSession
+from vstore.types import Key, Record
+from vstore_kernels import bitmap
+
+View = CollectionView[Shard]
+
+WARM_BATCH_BYTES = 16 << 20
+"""Warming reads about this much a round, so that progress moves and memory stays bounded."""
+
+
+def records(view: View, keys: Keys, engine: Engine) -> list[Record | None]:
+    """Return a record for each key, or None where there is no such row."""
+    found: list[Record | None] = [None] * len(keys)
+    located = view.locate(keys)
+    n_shards = len(view.shards)
+    for part in np.unique(located.part):
+        if part < 0:
+            continue
+        positions = np.flatnonzero(located.part == part)
+        rows = located.row[positions]
+        if part >= n_shards:
+            chunk = view.memtable.chunks[int(part) - n_shards]
+            for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+                key, attributes, document = chunk_row(chunk, row)
+                found[position] = Record(key, chunk.rows.vectors[row].copy(), attributes, document)
+            continue
+        shard = view.shards[int(part)].shard
+        for position, record in zip(positions.tolist(), _shard_records(shard, rows, engine), strict=True):
+            found[position] = record
+    return found
+
+
+def _shard_records(shard: Shard, rows: Any, engine: Engine) -> list[Record]:
+    session = ShardSession(shard, engine.cache)
+    session.fetch([session.key(sections.HEAD)])
+    blocks = np.unique(rows // sections.PAYLOAD_BLOCK_ROWS)
+    vectors = np.unique(rows // session.head.vector_block_rows)
+    session.fetch(session.keys(sections.PAYLOAD, blocks) + session.keys(sections.VECTORS, vectors))
+    matrix = session.vector_rows(rows)
+    out = []
+    for i, row in enumerate(rows.tolist()):
+        block, offset = divmod(row, sections.PAYLOAD_BLOCK_ROWS)
+        payload = session.get(sections.PAYLOAD, block)[offset]
+        attributes = unpack_attributes(payload, shard.fields)
+        out.append(Record(payload.key, matrix[i], attributes, payload.document))
+    return out
+
+
+def count(view: View, filter: Filter, engine: Engine) -> int:
+    """Return the number of live rows that pass."""
+    total = sum(int(matching_rows(chunk, filter).sum()) for chunk in view.memtable.chunks)
+    return total + sum(bitmap.popcount(passing) for _, passing in _passing(view, filter, engine))
+
+
+def matching_keys(view: View, filter: Filter | None, engine: Engine) -> Keys:
+    """Return the keys of the live rows that pass."""
+    text = view.id_kind == "str"
+    keys: list[Key] = []
+    for chunk in view.memtable.chunks:
+        rows = np.flatnonzero(matching_rows(chunk, filter))
+        held = chunk.rows.keys
+        keys += held[rows].tolist() if isinstance(held, np.ndarray) else [held[row] for row in rows]
+    for session, passing in _passing(view, filter, engine):
+        keys += session.shard.keys(bitmap.indices(passing).astype(np.int64))
+    return tuple(str(key) for key in keys) if text else np.array(keys, dtype=np.int64)
+
+
+def _passing(view: View, filter: Filter | None, engine: Engine) -> list[tuple[ShardSession, Any]]:
+    sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
+    found = Rounds(engine.store).run(
+        [
+            (session, passing_rows(session, live, filter))
+            for session, live in zip(sessions, view.shards, strict=True)
+        ]
+    )
+    return [
+        (session, bitmap.full(session.n) if passing is None else passing)
+        for session, passing in zip(sessions, found, strict=True)
+    ]
+
+
+def warm(view: View, engine: Engine, progress: bool | Callable[[int, int], None]) -> int:
+    """Read what searching needs into the cache: all but exact vectors and payload.
+
+    Args:
+        view: the rows to warm for.
+        engine: its cache is filled.
+        progress: True for a bar on a terminal, or a callable of (bytes done, bytes in all).
+
+    Returns:
+        The number of bytes read; blocks that were resident are not read again.
+    """
+    batches = []
+    for live in view.shards:
+        session = ShardSession(live.shard, engine.cache)
+        session.fetch([session.key(sections.HEAD)])
+        batches += [(live.shard, keys) for keys in _warm_batches(session)]
+    sizes = [sum(shard.size_of(key) for key in keys) for shard, keys in batches]
+    done = n_bytes = 0
+    with progress_of(progress, f"warming {view.manifest.name}", unit="bytes") as report:
+        for (shard, keys), size in zip(batches, sizes, strict=True):
+            session = ShardSession(shard, engine.cache)
+            n_bytes += session.fetch([session.key(sections.HEAD)]) + session.fetch(keys)
+            done += size
+            report(done, sum(sizes))
+    return n_bytes
+
+
+def _warm_batches(session: ShardSession) -> list[list[Any]]:
+    shard = session.shard
+    keys = [session.key(sections.UPPER), session.key(sections.KEYS), session.key(sections.KEY_INDEX)]
+    keys += [session.key(sections.column_section(name)) for name, _ in shard.fields]
+    n_blocks = session.tables.n_blocks
+    keys += session.keys(sections.LISTS, range(n_blocks)) + session.keys(sections.CODES, range(n_blocks))
+    batches: list[list[Any]] = [[]]
+    weight = 0
+    for key in keys:
+        size = shard.size_of(key)
+        if batches[-1] and weight + size > WARM_BATCH_BYTES:
+            batches.append([])
+            weight = 0
+        batches[-1].append(key)
+        weight += size
+    return batches

@@ -1,0 +1,235 @@
+"""A whole answer: shards in parallel rounds, the memtable, one merge by exact distance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vstore.cache import BlockCache
+from vstore.ingest.view import CollectionView
+from vstore.query.memtable import MemtableAnswer, chunk_key, chunk_row, search_memtable
+from vstore.query.pipeline import ShardAnswer, plan_shard, search_shard
+from vstore.query.request import SearchRequest
+from vstore.query.rounds import Pipeline, Rounds
+from vstore.settings import Prices
+from vstore.shard import sections
+from vstore.shard.payload import PayloadRow, unpack_attributes
+from vstore.shard.reader import Shard
+from vstore.shard.session import ShardSession
+from vstore.storage.base import ObjectStore
+from vstore.types import Float32s, Hit, Key, Metric, Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What searching needs beside the rows: where bytes come from, are kept, and what they cost."""
+
+    store: ObjectStore
+    cache: BlockCache
+    prices: Prices
+
+
+@dataclass(slots=True)
+class Ranked:
+    """The k nearest matching rows of a whole view.
+
+    `parts` int64[m] says where a row is (shard number, or -1 for the memtable), `rows` int64[m] its
+    node id, or its place among the memtable's answer; `distances` float32[m] ascending.
+    """
+
+    parts: Any
+    rows: Any
+    distances: Float32s
+    shards: Sequence[ShardAnswer]
+    memtable: MemtableAnswer
+    rounds: Rounds
+    receipt: Receipt
+
+
+def score_of(distances: Float32s, metric: Metric) -> Float32s:
+    """Return higher-is-better scores: cosine similarity, inner product, or minus the L2 distance."""
+    if metric == "cosine":
+        return np.float32(1) - distances
+    if metric == "dot":
+        return -distances
+    return -np.sqrt(np.maximum(distances, 0))
+
+
+def distance_of(distances: Float32s, metric: Metric) -> Float32s:
+    """Return the metric's own distances: L2 (not squared), 1 - cosine, or minus the inner product."""
+    return np.sqrt(np.maximum(distances, 0)) if metric == "l2" else distances
+
+
+def rank(view: CollectionView[Shard], request: SearchRequest, engine: Engine) -> Ranked:
+    """Find the k nearest matching rows of a view and account for the work."""
+    rounds = Rounds(engine.store)
+    sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
+    answers = rounds.run(
+        [
+            (session, search_shard(session, live, request))
+            for session, live in zip(sessions, view.shards, strict=True)
+        ]
+    )
+    started = time.perf_counter()
+    memtable = search_memtable(view.memtable, request, view.schema.metric)
+    memtable_ms = (time.perf_counter() - started) * 1e3
+    parts = np.concatenate(
+        [np.full(len(answer.node_ids), i, np.int64) for i, answer in enumerate(answers)]
+        + [np.full(len(memtable.rows), -1, np.int64)]
+    )
+    rows = np.concatenate(
+        [answer.node_ids.astype(np.int64) for answer in answers] + [np.arange(len(memtable.rows))]
+    )
+    distances = np.concatenate([answer.distances for answer in answers] + [memtable.distances])
+    order = np.argsort(distances, kind="stable")[: request.k]
+    receipt = _receipt(view, request, answers, memtable)
+    if view.memtable.n_live:
+        receipt.timings_ms["memtable"] = memtable_ms
+    return Ranked(parts[order], rows[order], distances[order], answers, memtable, rounds, receipt)
+
+
+def hits_of(ranked: Ranked, engine: Engine, metric: Metric) -> list[Hit]:
+    """Return the ranked rows as hits, with attributes and documents, read in at most one round."""
+    started = time.perf_counter()
+    by_shard = {int(part): ranked.rows[ranked.parts == part] for part in np.unique(ranked.parts) if part >= 0}
+    ranked.rounds.run(
+        [
+            (ranked.shards[part].session, _payload(ranked.shards[part].session, rows))
+            for part, rows in by_shard.items()
+        ]
+    )
+    scores = score_of(ranked.distances, metric).tolist()
+    own = distance_of(ranked.distances, metric).tolist()
+    hits = []
+    for position, (part, row) in enumerate(zip(ranked.parts.tolist(), ranked.rows.tolist(), strict=True)):
+        if part < 0:
+            chunk = ranked.memtable.view.chunks[int(ranked.memtable.chunks[row])]
+            key, attributes, document = chunk_row(chunk, int(ranked.memtable.rows[row]))
+        else:
+            session = ranked.shards[part].session
+            block, offset = divmod(row, sections.PAYLOAD_BLOCK_ROWS)
+            payload: PayloadRow = session.get(sections.PAYLOAD, block)[offset]
+            key, document = payload.key, payload.document
+            attributes = unpack_attributes(payload, session.shard.fields)
+        score = scores[position]
+        hits.append(Hit(key, score, own[position], attributes, document, score, position))
+    ranked.receipt.timings_ms["payload"] = (time.perf_counter() - started) * 1e3
+    settle(ranked, engine)
+    return hits
+
+
+def keys_of(ranked: Ranked, engine: Engine) -> list[Key]:
+    """Return the ranked rows' keys alone: what a batch answers with."""
+    by_shard = {int(part) for part in np.unique(ranked.parts) if part >= 0}
+    ranked.rounds.run(
+        [
+            (ranked.shards[part].session, _whole(ranked.shards[part].session, sections.KEYS))
+            for part in by_shard
+        ]
+    )
+    keys: list[Key] = []
+    for part, row in zip(ranked.parts.tolist(), ranked.rows.tolist(), strict=True):
+        if part < 0:
+            chunk = ranked.memtable.view.chunks[int(ranked.memtable.chunks[row])]
+            keys.append(chunk_key(chunk, int(ranked.memtable.rows[row])))
+        else:
+            key = ranked.shards[part].session.get(sections.KEYS)[row]
+            keys.append(key if isinstance(key, str) else int(key))
+    settle(ranked, engine)
+    return keys
+
+
+def explain(view: CollectionView[Shard], request: SearchRequest, engine: Engine) -> Receipt:
+    """Return the receipt's plan part without running the search; reads filter columns where needed."""
+    rounds = Rounds(engine.store)
+    sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
+    plans = rounds.run(
+        [
+            (session, plan_shard(session, live, request))
+            for session, live in zip(sessions, view.shards, strict=True)
+        ]
+    )
+    empty = np.empty(0, np.float32)
+    answers = [
+        ShardAnswer(session, plan, empty.astype(np.int32), empty)
+        for session, (plan, _) in zip(sessions, plans, strict=True)
+    ]
+    memtable = search_memtable(view.memtable, request, view.schema.metric)
+    receipt = _receipt(view, request, answers, memtable)
+    receipt.n_distances = 0
+    nothing = np.empty(0, np.int64)
+    settle(Ranked(nothing, nothing, empty, answers, memtable, rounds, receipt), engine)
+    return receipt
+
+
+def settle(ranked: Ranked, engine: Engine) -> None:
+    """Write what the rounds cost into the receipt: after the last of them."""
+    receipt, meter = ranked.receipt, ranked.rounds.meter
+    receipt.n_round_trips = meter.n_round_trips
+    receipt.n_requests = meter.n_requests
+    receipt.bytes_fetched = meter.bytes_fetched
+    receipt.n_cache_misses = meter.n_blocks
+    receipt.n_cache_hits = sum(answer.session.n_cache_hits for answer in ranked.shards)
+    receipt.estimated_cost_usd = (
+        meter.n_requests * engine.prices.get_usd
+        + meter.bytes_fetched / (1 << 30) * engine.prices.gibibyte_out_usd
+    )
+    if meter.read_ms:
+        receipt.timings_ms["read"] = meter.read_ms
+
+
+def _receipt(
+    view: CollectionView[Shard],
+    request: SearchRequest,
+    answers: Sequence[ShardAnswer],
+    memtable: MemtableAnswer,
+) -> Receipt:
+    receipt = Receipt(n_rows=view.n_live)
+    receipt.plans = [{"shard": answer.session.shard.shard_id, **answer.plan.as_dict()} for answer in answers]
+    if view.memtable.n_live:
+        receipt.plans.append(
+            {
+                "shard": "memtable",
+                "traversal": "exact",
+                "n_matching": memtable.n_matching,
+                "reason": f"{view.memtable.n_live} rows not yet flushed are scored exactly",
+            }
+        )
+    receipt.plan = _summary(receipt.plans)
+    receipt.n_matching = memtable.n_matching + sum(answer.plan.n_matching for answer in answers)
+    receipt.selectivity = receipt.n_matching / view.n_live if view.n_live else 0.0
+    known = [a.plan for a in answers if a.plan.correlation is not None]
+    if known:
+        weights = [max(plan.n_matching, 1) for plan in known]
+        receipt.correlation = float(np.average([plan.correlation for plan in known], weights=weights))
+    receipt.ef = max((answer.plan.ef for answer in answers), default=0)
+    receipt.n_distances = memtable.n_matching + sum(answer.found.n_distances for answer in answers)
+    receipt.n_hops = sum(answer.found.n_hops for answer in answers)
+    receipt.n_filter_checks = sum(answer.found.n_filter_checks for answer in answers)
+    receipt.n_rescored = sum(answer.n_rescored for answer in answers)
+    for answer in answers:
+        for stage, spent in answer.timings_ms.items():
+            receipt.timings_ms[stage] = receipt.timings_ms.get(stage, 0.0) + spent
+    return receipt
+
+
+def _summary(plans: Sequence[dict[str, Any]]) -> str:
+    if not plans:
+        return "empty: the collection has no rows"
+    names = [plan["traversal"] for plan in plans]
+    if len(plans) == 1:
+        return f"{names[0]}: {plans[0]['reason']}"
+    counts = {name: names.count(name) for name in dict.fromkeys(names)}
+    return " + ".join(f"{name} on {n} parts" if n > 1 else name for name, n in counts.items())
+
+
+def _payload(session: ShardSession, rows: Any) -> Pipeline[None]:
+    yield session.keys(sections.PAYLOAD, np.unique(rows // sections.PAYLOAD_BLOCK_ROWS))
+
+
+def _whole(session: ShardSession, section: str) -> Pipeline[None]:
+    yield [session.key(section)]

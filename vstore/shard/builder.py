@@ -1,0 +1,144 @@
+"""Rows to a shard file: cluster order, graph, codes, and the sections that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from vstore.errors import InvalidInput
+from vstore.format.column_codec import encode_column
+from vstore.format.columns import take_column
+from vstore.format.frame import pack
+from vstore.format.manifest import ShardEntry
+from vstore.format.rows import RowBatch
+from vstore.format.rows_codec import encode_keys, hash_keys
+from vstore.format.shard_file import ShardFileWriter
+from vstore.settings import IndexSettings
+from vstore.shard import sections
+from vstore.shard.head import encode_code_params, encode_meta
+from vstore.shard.payload import payload_blocks
+from vstore.shard.space import to_space
+from vstore.types import Int64s, Schema, UInt8s
+from vstore_kernels import build, clusters, codes, lists
+
+Progress = Callable[[int, int], None]
+
+
+class ShardBuilder:
+    """Builds shards with a number of threads; the result does not depend on how many.
+
+    Args:
+        n_threads: threads for clusters and graph.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._n_threads = n_threads
+
+    def __call__(
+        self,
+        rows: RowBatch,
+        schema: Schema,
+        index: IndexSettings,
+        *,
+        shard_id: str,
+        key: str,
+        progress: Progress | None = None,
+    ) -> tuple[ShardEntry, bytes]:
+        """Return the manifest entry and the bytes of a shard of these rows.
+
+        Args:
+            rows: at least one; keys are unique.
+            schema: the collection's; every field has a column in `rows`.
+            index: how to build.
+            shard_id: unique.
+            key: the object's name.
+            progress: called with (rows in the graph, rows).
+
+        Raises:
+            InvalidInput: no rows.
+        """
+        if rows.n == 0:
+            raise InvalidInput("a shard has at least one row")
+        space = to_space(rows.vectors, schema.metric)
+        order = clusters.cluster_order(space, index.cluster_rows, index.seed, self._n_threads)
+        space = np.ascontiguousarray(space[order.order])
+        graph = build.build_hnsw(space, index.M, index.ef_construction, index.seed, self._n_threads, progress)
+        del space
+        rows = _reordered(rows, order.order)
+        params = codes.train_codes(rows.vectors, schema.metric, 8)
+        encoded = codes.encode(rows.vectors, params)
+        fields = tuple(schema.fields.items())
+        writer = ShardFileWriter()
+        writer.add_to_head(
+            sections.META,
+            encode_meta(
+                n=rows.n,
+                dim=schema.dim,
+                metric=schema.metric,
+                M0=2 * index.M,
+                block_rows=index.block_rows,
+                fields=fields,
+            ),
+        )
+        writer.add_to_head(sections.CENTROIDS, order.centroids.astype("<f4").tobytes())
+        writer.add_to_head(sections.CLUSTERS, order.offsets.astype("<i8").tobytes())
+        writer.add_to_head(sections.CODE_PARAMS, encode_code_params(params))
+        for name, _ in fields:
+            writer.add(sections.column_section(name), [encode_column(rows.columns[name])])
+        writer.add(sections.UPPER, [_upper(graph, encoded)])
+        writer.add(sections.LISTS, _list_blocks(graph.neighbors, index.block_rows))
+        # Codes and float vectors are noise to zstd: compressing them costs time and saves nothing.
+        writer.add(sections.CODES, _row_blocks(encoded, index.block_rows), compress=False)
+        vectors = np.ascontiguousarray(rows.vectors, dtype="<f4").view(np.uint8)
+        writer.add(
+            sections.VECTORS, _row_blocks(vectors, sections.vector_block_rows(schema.dim)), compress=False
+        )
+        writer.add(sections.PAYLOAD, payload_blocks(rows, fields, sections.PAYLOAD_BLOCK_ROWS))
+        writer.add(sections.KEYS, _key_blocks(rows))
+        writer.add(sections.KEY_INDEX, [_key_index(rows)], compress=False)
+        data, head, extents = writer.finish()
+        return ShardEntry(shard_id, key, len(data), rows.n, head, extents), data
+
+
+def _reordered(rows: RowBatch, order: Int64s) -> RowBatch:
+    keys = (
+        rows.keys[order] if isinstance(rows.keys, np.ndarray) else tuple(rows.keys[i] for i in order.tolist())
+    )
+    documents = None if rows.documents is None else [rows.documents[i] for i in order.tolist()]
+    columns = {name: take_column(column, order) for name, column in rows.columns.items()}
+    return RowBatch(keys, rows.id_kind, np.ascontiguousarray(rows.vectors[order]), columns, documents)
+
+
+def _list_blocks(neighbors: np.ndarray, block_rows: int) -> Iterator[bytes]:  # type: ignore[type-arg]
+    for start in range(0, len(neighbors), block_rows):
+        yield lists.encode_lists(np.ascontiguousarray(neighbors[start : start + block_rows]), start).tobytes()
+
+
+def _row_blocks(rows: UInt8s, block_rows: int) -> Iterator[bytes]:
+    for start in range(0, len(rows), block_rows):
+        yield rows[start : start + block_rows].tobytes()
+
+
+def _key_blocks(rows: RowBatch) -> Iterator[bytes]:
+    for start in range(0, rows.n, sections.KEY_BLOCK_ROWS):
+        yield encode_keys(rows.keys[start : start + sections.KEY_BLOCK_ROWS])
+
+
+def _key_index(rows: RowBatch) -> bytes:
+    hashes = hash_keys(rows.keys)
+    order = np.argsort(hashes, kind="stable")
+    return hashes[order].astype("<u8").tobytes() + order.astype("<i4").tobytes()
+
+
+def _upper(graph: build.HNSWGraph, encoded: UInt8s) -> bytes:
+    return pack(
+        {
+            "nodes": graph.upper_nodes.astype("<i4").tobytes(),
+            "rows": graph.upper_rows.astype("<i8").tobytes(),
+            "links": graph.upper_links.astype("<i4").tobytes(),
+            "codes": encoded[graph.upper_nodes].tobytes(),
+            "entry_rank": graph.entry_rank,
+            "max_level": graph.max_level,
+        }
+    )

@@ -1,0 +1,75 @@
+"""Payload rows: all that a hit shows, its key, attributes and document, in one place.
+
+Filters read columns; a hit reads one payload row. The values are the same, kept twice, because a
+query filters millions of rows by a few fields and shows ten rows with all of them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vstore.errors import CorruptData
+from vstore.format.columns import column_values
+from vstore.format.frame import decoding, pack, unpack
+from vstore.format.rows import RowBatch
+from vstore.types import Attributes, Document, FieldType, Key
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+Fields = tuple[tuple[str, FieldType], ...]
+
+
+class PayloadRow(NamedTuple):
+    """One row: `values` follows the shard's own fields, None where absent."""
+
+    key: Key
+    values: Sequence[Any]
+    document: Document | None
+
+
+def payload_blocks(rows: RowBatch, fields: Fields, block_rows: int) -> Iterator[bytes]:
+    """Yield the payload of every `block_rows` rows, in order, as msgpack."""
+    for start in range(0, rows.n, block_rows):
+        index = np.arange(start, min(start + block_rows, rows.n), dtype=np.int64)
+        columns = [
+            [_packed(value) for value in column_values(rows.columns[name], index)] for name, _ in fields
+        ]
+        keys = rows.keys[start : start + block_rows]
+        documents = (
+            [None] * len(index) if rows.documents is None else rows.documents[start : start + block_rows]
+        )
+        values = zip(*columns, strict=True) if columns else [()] * len(index)
+        plain = keys.tolist() if isinstance(keys, np.ndarray) else keys
+        yield pack([[key, list(row), doc] for key, row, doc in zip(plain, values, documents, strict=True)])
+
+
+def decode_payload(data: bytes, n_fields: int, where: str) -> tuple[PayloadRow, ...]:
+    """Return the rows of one payload block.
+
+    Raises:
+        CorruptData: the bytes are no such rows.
+    """
+    stored = unpack(data, where)
+    with decoding(where):
+        rows = tuple(PayloadRow(key, values, document) for key, values, document in stored)
+        if any(len(row.values) != n_fields or not isinstance(row.key, (int, str)) for row in rows):
+            raise CorruptData(f"{where}: a payload row does not have {n_fields} values and a key")
+    return rows
+
+
+def unpack_attributes(row: PayloadRow, fields: Fields) -> Attributes:
+    """Return the row's attributes as a dict; absent fields are left out."""
+    return {
+        name: _EPOCH + value * _MICROSECOND if kind == "datetime" else value
+        for (name, kind), value in zip(fields, row.values, strict=True)
+        if value is not None
+    }
+
+
+def _packed(value: Any) -> Any:
+    return (value - _EPOCH) // _MICROSECOND if isinstance(value, dt.datetime) else value

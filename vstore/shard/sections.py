@@ -1,0 +1,50 @@
+"""The sections of a shard file, and how each is decoded for use.
+
+docs/FORMAT.md is the authority on the bytes. `TABLED` sections are read by kernels through address
+tables; the others are fetched by Python, whole or a block at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+HEAD: Final = "head"
+LISTS: Final = "lists"
+CODES: Final = "codes"
+VECTORS: Final = "vectors"
+PAYLOAD: Final = "payload"
+KEYS: Final = "keys"
+KEY_INDEX: Final = "key_index"
+UPPER: Final = "upper"
+
+TABLED: Final = frozenset({LISTS, CODES})
+
+WHOLE: Final = -1
+"""The block number that stands for a whole section, read in one piece."""
+
+# Sections small enough to be of use with every query travel with the head, in the same read.
+META: Final = "meta"
+CENTROIDS: Final = "centroids"
+CLUSTERS: Final = "clusters"
+CODE_PARAMS: Final = "code_params"
+
+
+def column_section(field: str) -> str:
+    """Return the name of the section that holds a field's column."""
+    return f"column:{field}"
+
+
+def vector_block_rows(dim: int) -> int:
+    """Return the rows of a block of exact vectors: a power of two, about 32 KiB, at least 8.
+
+    Exact vectors are read a few rows at a time, to decide between candidates, so their blocks are
+    small; lists and codes are read by neighbourhood, so theirs are large.
+    """
+    rows = 8
+    while rows < 1024 and rows * 2 * dim * 4 <= 32 << 10:
+        rows *= 2
+    return rows
+
+
+PAYLOAD_BLOCK_ROWS: Final = 64
+KEY_BLOCK_ROWS: Final = 65_536

@@ -1,0 +1,183 @@
+"""One query's hold on one shard: the blocks that it uses, pinned from first use to its end.
+
+A session answers a traversal's questions (it is a GraphView) from what is resident, says which
+blocks are missing, and takes them in when they were read. It never reads by itself: whoever drives
+the rounds does. Blocks that the cache would not keep, or has since evicted, stay in the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vstore.cache import Block, BlockCache, BlockKey
+from vstore.shard import sections
+from vstore.shard.head import ShardHead
+from vstore.shard.reader import Shard
+from vstore.storage.base import ByteRange
+from vstore.traverse.base import UpperGraph, Wants
+from vstore.types import Float32s, Int32s, Int64s, Metric
+from vstore_kernels.codes import CodeParams
+from vstore_kernels.search import BlockTables
+
+
+class ShardSession:
+    """Blocks of one shard for one query. Not thread-safe: one query, one thread at a time.
+
+    Args:
+        shard: the shard.
+        cache: where resident blocks are found and fetched ones are offered.
+    """
+
+    def __init__(self, shard: Shard, cache: BlockCache) -> None:
+        self.shard = shard
+        self.n_cache_hits = 0
+        self._cache = cache
+        self._held: dict[BlockKey, Any] = {}
+        self._tables: BlockTables | None = None
+        self._tables_are_own = False
+
+    def key(self, section: str, block: int = sections.WHOLE) -> BlockKey:
+        """Return the cache key of a block of this shard."""
+        return BlockKey(self.shard.shard_id, section, block)
+
+    def keys(self, section: str, blocks: Iterable[int]) -> list[BlockKey]:
+        """Return the cache keys of blocks of one section."""
+        return [BlockKey(self.shard.shard_id, section, int(block)) for block in blocks]
+
+    def wanted(self, wants: Wants) -> list[BlockKey]:
+        """Return the keys that a traversal's wants stand for."""
+        keys = self.keys(sections.LISTS, wants.lists) + self.keys(sections.CODES, wants.codes)
+        if wants.upper:
+            keys.append(self.key(sections.UPPER))
+        return keys
+
+    def missing(self, keys: Sequence[BlockKey]) -> list[BlockKey]:
+        """Return those of the keys that are not resident; the others are pinned from here on."""
+        return [key for key in keys if not self._pin(key)]
+
+    def _pin(self, key: BlockKey) -> bool:
+        if key.section == sections.LISTS:
+            resident = self.tables.has_lists(key.block)
+        elif key.section == sections.CODES:
+            resident = self.tables.has_codes(key.block)
+        elif key in self._held:
+            return True
+        else:
+            value = self._cache.get(key)
+            resident = value is not None
+            if resident:
+                self._held[key] = value
+        self.n_cache_hits += resident
+        return resident
+
+    def ranges(self, keys: Sequence[BlockKey]) -> list[ByteRange]:
+        """Return the range of the shard's object that holds each key's block."""
+        head = self._held.get(self.key(sections.HEAD))
+        return [self.shard.range_of(key, head) for key in keys]
+
+    def receive(self, keys: Sequence[BlockKey], stored: Sequence[bytes]) -> None:
+        """Decode the blocks that were read, pin them, and offer them to the cache.
+
+        Raises:
+            CorruptData: a block fails its checksum or does not decode; nothing of it is cached.
+        """
+        fetched: list[Block] = []
+        # The head carries the checksums of all others, so it comes first when both were read.
+        for position in sorted(range(len(keys)), key=lambda i: keys[i].section != sections.HEAD):
+            key = keys[position]
+            head = self._held.get(self.key(sections.HEAD))
+            block = self.shard.decode(key, stored[position], head)
+            fetched.append(block)
+            if key.section == sections.LISTS:
+                self._own_tables().set_lists(key.block, block.value)
+            elif key.section == sections.CODES:
+                self._own_tables().set_codes(key.block, block.value)
+            else:
+                self._held[key] = block.value
+        self._cache.admit(fetched)
+
+    def fetch(self, keys: Sequence[BlockKey]) -> int:
+        """Read those of the keys that are not resident, in one round; return the bytes read.
+
+        A query's reads go through the rounds that its shards share; this is for everything else.
+        """
+        needs_head = any(key.section != sections.HEAD and key.block != sections.WHOLE for key in keys)
+        if needs_head and self.key(sections.HEAD) not in self._held:
+            self.fetch([self.key(sections.HEAD)])
+        missing = self.missing(keys)
+        if not missing:
+            return 0
+        stored = self.shard.store.get_many(self.ranges(missing))
+        self.receive(missing, stored)
+        return sum(map(len, stored))
+
+    def get(self, section: str, block: int = sections.WHOLE) -> Any:
+        """Return a pinned block; it must have been asked for and received."""
+        return self._held[self.key(section, block)]
+
+    def vector_rows(self, node_ids: Int32s | Int64s) -> Float32s:
+        """Return float32[m, dim]: exact vectors of rows whose vector blocks are pinned."""
+        block_rows = self.head.vector_block_rows
+        shard_id, held = self.shard.shard_id, self._held
+        out = np.empty((len(node_ids), self.shard.schema.dim), dtype=np.float32)
+        for i, node_id in enumerate(node_ids.tolist()):
+            out[i] = held[BlockKey(shard_id, sections.VECTORS, node_id // block_rows)][node_id % block_rows]
+        return out
+
+    @property
+    def head(self) -> ShardHead:
+        """The shard's head; every pipeline's first round pins it."""
+        head: ShardHead = self.get(sections.HEAD)
+        return head
+
+    @property
+    def tables(self) -> BlockTables:
+        """Resident lists and codes: the cache's, or this query's own once it fetched any."""
+        if self._tables is None:
+            self._tables = self._cache.tables(self.shard.shard_id, self.head.empty_tables)
+        return self._tables
+
+    def _own_tables(self) -> BlockTables:
+        if not self._tables_are_own:
+            self._tables = self.tables.copy()
+            self._tables_are_own = True
+        return self.tables
+
+    @property
+    def n(self) -> int:
+        """Rows of the shard."""
+        return self.shard.n
+
+    @property
+    def metric(self) -> Metric:
+        """The collection's metric."""
+        return self.shard.schema.metric
+
+    @property
+    def code_params(self) -> CodeParams:
+        """How vectors became codes."""
+        return self.head.code_params
+
+    @property
+    def centroids(self) -> Float32s:
+        """float32[K, d'] centroids in the space of the shard."""
+        return self.head.centroids
+
+    @property
+    def cluster_offsets(self) -> Int64s:
+        """int64[K + 1] first node id of each cluster."""
+        return self.head.cluster_offsets
+
+    @property
+    def upper(self) -> UpperGraph:
+        """The upper levels; asked for by Wants(upper=True)."""
+        upper: UpperGraph = self.get(sections.UPPER)
+        return upper
+
+    def release(self, section: str) -> None:
+        """Unpin the blocks of one section, so that a long scan holds a bounded number at once."""
+        for key in [key for key in self._held if key.section == section]:
+            del self._held[key]

@@ -1,0 +1,127 @@
+"""The Traversal protocol, and the view of a shard that a traversal is given."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from vstore.types import Bitmap, Float32s, Int32s, Int64s, Metric, UInt8s
+from vstore_kernels.build import UpperLevels
+from vstore_kernels.codes import CodeParams
+from vstore_kernels.search import BlockTables
+
+NO_BLOCKS: Int32s = np.empty(0, dtype=np.int32)
+
+
+class Wants(NamedTuple):
+    """What a traversal lacks: blocks of lists and of codes by number, and the upper levels."""
+
+    lists: Int32s = NO_BLOCKS
+    codes: Int32s = NO_BLOCKS
+    upper: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpperGraph:
+    """The levels above 0, with the codes of their nodes, so that a descent reads nothing else.
+
+    `codes` is uint8[U, row_bytes], in the order of `levels.nodes`.
+    """
+
+    levels: UpperLevels
+    codes: UInt8s
+
+
+class GraphView(Protocol):
+    """What a traversal may see of one shard. It changes only while the traversal is suspended."""
+
+    @property
+    def n(self) -> int:
+        """Rows of the shard."""
+        ...
+
+    @property
+    def metric(self) -> Metric:
+        """The collection's metric."""
+        ...
+
+    @property
+    def code_params(self) -> CodeParams:
+        """How vectors became codes."""
+        ...
+
+    @property
+    def centroids(self) -> Float32s:
+        """float32[K, d'] in the space that the shard was built in."""
+        ...
+
+    @property
+    def cluster_offsets(self) -> Int64s:
+        """int64[K + 1]: cluster c holds the node ids from offsets[c] to offsets[c + 1]."""
+        ...
+
+    @property
+    def upper(self) -> UpperGraph:
+        """The upper levels; resident after a yield of Wants(upper=True)."""
+        ...
+
+    @property
+    def tables(self) -> BlockTables:
+        """Which blocks of lists and codes are resident, and where. Not to be changed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WalkParams:
+    """How wide a traversal searches.
+
+    `ef` is the beam; `n_seeds` the passing points that a cluster-seeded traversal starts from;
+    `lookahead` how many of the nearest unexpanded beam entries a stop for missing blocks asks for.
+    """
+
+    ef: int
+    n_seeds: int = 256
+    lookahead: int = 8
+
+
+@dataclass(slots=True)
+class Found:
+    """A traversal's candidates by estimated distance, ascending, and what finding them took."""
+
+    node_ids: Int32s
+    distances: Float32s
+    n_distances: int = 0
+    n_hops: int = 0
+    n_filter_checks: int = 0
+    n_lists: int = 0
+
+    @classmethod
+    def nothing(cls) -> Found:
+        """Return no candidates."""
+        return cls(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
+
+
+Walk = Generator[Wants, None, Found]
+
+
+class Traversal(Protocol):
+    """Finds the candidates of one query in one shard."""
+
+    @property
+    def name(self) -> str:
+        """The name by which plans know it."""
+        ...
+
+    def walk(self, graph: GraphView, query: Float32s, passing: Bitmap | None, params: WalkParams) -> Walk:
+        """Yield what it lacks until it is done, then return candidates.
+
+        Args:
+            graph: the shard.
+            query: float32[d], checked; not normalised.
+            passing: rows that may be returned, or None where all may.
+            params: the search's width.
+        """
+        ...

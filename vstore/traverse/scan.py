@@ -1,0 +1,27 @@
+"""A scan of the passing rows' codes: no graph, no seeds, every passing row is looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
+from vstore.types import Bitmap, Float32s
+from vstore_kernels import bitmap, layout
+from vstore_kernels.codes import prepare_query
+from vstore_kernels.scan import scan_codes
+
+
+class CodeScan:
+    """Scores the codes of all passing rows and keeps the best `ef`."""
+
+    name = "scan"
+
+    def walk(self, graph: GraphView, query: Float32s, passing: Bitmap | None, params: WalkParams) -> Walk:
+        """As `Traversal.walk`."""
+        rows = np.arange(graph.n, dtype=np.int32) if passing is None else bitmap.indices(passing)
+        if not len(rows):
+            return Found.nothing()
+        yield Wants(codes=layout.blocks_of(rows, graph.tables.block_shift))
+        code = prepare_query(query, graph.code_params)
+        node_ids, distances = scan_codes(code, graph.tables, rows, params.ef)
+        return Found(node_ids, distances, n_distances=len(rows))

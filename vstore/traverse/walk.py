@@ -1,0 +1,41 @@
+"""The resumable kernel driven as a generator: what every graph traversal shares."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
+from vstore.traverse.scratch import POOL
+from vstore.types import Bitmap, Int32s
+from vstore_kernels import layout, search
+from vstore_kernels.codes import QueryCode
+
+
+def beam_walk(
+    graph: GraphView, code: QueryCode, seeds: Int32s, passing: Bitmap | None, mode: int, params: WalkParams
+) -> Walk:
+    """Run a beam search from `seeds`, yielding the blocks it lacks, and return its candidates.
+
+    The kernel's state does not change at a stop, so the answer is the same whatever was resident.
+    """
+    with POOL.lend() as scratch:
+        search.begin(scratch, graph.tables, seeds, params.ef, mode)
+        while search.step(scratch, graph.tables, code, passing, params.lookahead) == layout.NEEDS:
+            yield Wants(scratch.needs_lists.copy(), scratch.needs_codes.copy())
+        node_ids, distances = search.results(scratch)
+        counters = scratch.counters
+        return Found(
+            node_ids,
+            distances,
+            n_distances=int(counters[layout.N_DISTANCES]),
+            n_hops=int(counters[layout.N_HOPS]),
+            n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
+            n_lists=int(counters[layout.N_LISTS]),
+        )
+
+
+def entry_point(graph: GraphView, code: QueryCode) -> tuple[Int32s, int]:
+    """Return the entry point that the upper levels lead to, as int32[1], and the distances it took."""
+    counters = np.zeros(8, dtype=np.int64)
+    node = search.descend(code, graph.upper.codes, graph.upper.levels, counters)
+    return np.array([node], dtype=np.int32), int(counters[layout.N_DISTANCES])
