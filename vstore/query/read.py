@@ -130,7 +130,7 @@ def _warm_batches(session: ShardSession) -> list[list[Any]]:
     shard = session.shard
     keys = [session.key(sections.UPPER), session.key(sections.KEYS), session.key(sections.KEY_INDEX)]
     keys += [session.key(sections.column_section(name)) for name, _ in shard.fields]
-    n_blocks = session.tables.n_blocks
+    n_blocks = len(session.tables.list_table)
     keys += session.keys(sections.LISTS, range(n_blocks)) + session.keys(sections.CODES, range(n_blocks))
     batches: list[list[Any]] = [[]]
     weight = 0

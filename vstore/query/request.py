@@ -6,6 +6,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vstore.errors import InvalidSetting
 from vstore.filters import Filter, compile_filter
 from vstore.ingest.inputs import as_query
@@ -40,9 +42,10 @@ def check_recall(recall: Any) -> float:
     Raises:
         InvalidSetting: it is no number in (0, 1].
     """
-    if isinstance(recall, bool) or not isinstance(recall, numbers.Real) or not 0 < recall <= 1:
+    if isinstance(recall, bool) or not isinstance(recall, (int, float, np.floating)) or not 0 < recall <= 1:
         raise InvalidSetting(
-            f"recall is {recall!r}; it must be above 0 and at most 1 (1 searches exactly, 0.95 is the default)"
+            f"recall is {recall!r}; it must be above 0 and at most 1 "
+            "(1 searches exactly, 0.95 is the default)"
         )
     return float(recall)
 

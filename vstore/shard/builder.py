@@ -19,7 +19,7 @@ from vstore.shard import sections
 from vstore.shard.head import encode_code_params, encode_meta
 from vstore.shard.payload import payload_blocks
 from vstore.shard.space import to_space
-from vstore.types import Int64s, Schema, UInt8s
+from vstore.types import Int32s, Int64s, Schema, UInt8s
 from vstore_kernels import build, clusters, codes, lists
 
 Progress = Callable[[int, int], None]
@@ -110,7 +110,7 @@ def _reordered(rows: RowBatch, order: Int64s) -> RowBatch:
     return RowBatch(keys, rows.id_kind, np.ascontiguousarray(rows.vectors[order]), columns, documents)
 
 
-def _list_blocks(neighbors: np.ndarray, block_rows: int) -> Iterator[bytes]:  # type: ignore[type-arg]
+def _list_blocks(neighbors: Int32s, block_rows: int) -> Iterator[bytes]:
     for start in range(0, len(neighbors), block_rows):
         yield lists.encode_lists(np.ascontiguousarray(neighbors[start : start + block_rows]), start).tobytes()
 
