@@ -1,0 +1,174 @@
+"""The next set of shards: the memtable as shards (flush), or everything small or holey anew (compact).
+
+Nothing here changes what readers see: objects are written under new names, and the caller publishes
+them by one commit. A crash before that leaves objects that no manifest names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol
+
+import numpy as np
+
+from vstore.catalog.layout import dead_key, shard_key
+from vstore.errors import CorruptData
+from vstore.format.dead_rows import encode_dead
+from vstore.format.manifest import Manifest, ShardEntry
+from vstore.format.rows import RowBatch
+from vstore.ingest.batches import Progress, concat_rows, take_rows
+from vstore.ingest.reader import OpenShard
+from vstore.ingest.view import CollectionView, LiveShard, S
+from vstore.settings import IndexSettings
+from vstore.storage.base import ObjectStore
+from vstore.types import Schema
+from vstore_kernels import bitmap
+
+
+class BuildShard(Protocol):
+    """Builds a shard file from rows."""
+
+    def __call__(
+        self,
+        rows: RowBatch,
+        schema: Schema,
+        index: IndexSettings,
+        *,
+        shard_id: str,
+        key: str,
+        progress: Progress | None,
+    ) -> tuple[ShardEntry, bytes]:
+        """Return the manifest's entry and the file's bytes; the caller stores them under `key`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWriter(Generic[S]):
+    """Builds, stores and opens shards of one collection.
+
+    `new_id` returns an id that no other call returns.
+    """
+
+    store: ObjectStore
+    build_shard: BuildShard
+    open_shard: OpenShard[S]
+    new_id: Callable[[], str]
+
+    def flushed(self, view: CollectionView[S], progress: Progress | None) -> tuple[LiveShard[S], ...]:
+        """Write the memtable as shards; return them after those of the view's that still have live rows."""
+        kept = [shard for shard in view.shards if shard.n_live]
+        parts = (chunk.live_rows() for chunk in view.memtable.chunks)
+        return (*kept, *self._write(view, parts, view.memtable.n_live, progress))
+
+    def compacted(self, view: CollectionView[S], progress: Progress | None) -> tuple[LiveShard[S], ...]:
+        """Rewrite the memtable and every shard that `worth_rewriting` names; return all shards."""
+        rewritten = worth_rewriting(view)
+        kept = [shard for shard, again in zip(view.shards, rewritten, strict=True) if not again]
+        pool = [shard for shard, again in zip(view.shards, rewritten, strict=True) if again]
+        n_rows = sum(shard.n_live for shard in pool) + view.memtable.n_live
+
+        def parts() -> Iterator[RowBatch]:
+            for shard in pool:
+                if shard.n_live:
+                    yield shard.shard.rows(shard.live_ids())
+            for chunk in view.memtable.chunks:
+                yield chunk.live_rows()
+
+        return (*kept, *self._write(view, parts(), n_rows, progress))
+
+    def _write(
+        self, view: CollectionView[S], parts: Iterator[RowBatch], n_rows: int, progress: Progress | None
+    ) -> list[LiveShard[S]]:
+        manifest = replace(view.manifest, id_kind=view.id_kind)
+        written: list[LiveShard[S]] = []
+        n_done = 0
+        for rows in repacked(parts, n_rows, manifest.index.shard_rows):
+            shard_id = self.new_id()
+            key = shard_key(manifest.name, manifest.collection_id, shard_id)
+            entry, data = self.build_shard(
+                rows,
+                manifest.schema,
+                manifest.index,
+                shard_id=shard_id,
+                key=key,
+                progress=_part_of(progress, n_done, rows.n, n_rows),
+            )
+            self.store.put(key, data)
+            del data
+            n_done += rows.n
+            # Opened before it is published, so that publishing cannot fail half-way.
+            written.append(LiveShard(self.open_shard(entry, manifest), None, entry.n_rows))
+        return written
+
+    def entries(self, manifest: Manifest, shards: Sequence[LiveShard[S]]) -> tuple[ShardEntry, ...]:
+        """Return the manifest's entries of these shards; stores the dead rows that changed."""
+        known = {entry.shard_id: entry for entry in manifest.shards}
+        result = []
+        for shard in shards:
+            entry = known.get(shard.shard.entry.shard_id, shard.shard.entry)
+            n_dead = entry.n_rows - shard.n_live
+            # Rows never come back to life, so an equal number means the same rows.
+            if n_dead != entry.n_dead and shard.live is not None:
+                key = dead_key(manifest.name, manifest.collection_id, entry.shard_id, self.new_id())
+                rows = bitmap.without(bitmap.full(entry.n_rows), shard.live)
+                self.store.put(key, encode_dead(rows, entry.n_rows))
+                entry = replace(entry, dead_key=key, n_dead=n_dead)
+            result.append(entry)
+        return tuple(result)
+
+
+def worth_rewriting(view: CollectionView[S]) -> list[bool]:
+    """Return, for each shard, whether compaction rewrites it: it has dead rows, or is at most half full.
+
+    One small shard alone is left as it is where nothing could be merged into it.
+    """
+    half = view.manifest.index.shard_rows // 2
+    holey = [shard.n_live < shard.shard.n for shard in view.shards]
+    small = [shard.n_live <= half for shard in view.shards]
+    rewritten = [a or b for a, b in zip(holey, small, strict=True)]
+    if sum(rewritten) == 1 and not any(holey) and not view.memtable.n_live:
+        return [False] * len(rewritten)
+    return rewritten
+
+
+def repacked(parts: Iterator[RowBatch], n_rows: int, shard_rows: int) -> Iterator[RowBatch]:
+    """Yield the parts' rows, in order, in the fewest batches of at most `shard_rows`, of even size.
+
+    Args:
+        parts: row batches, `n_rows` rows in all; one is asked for when it is needed.
+        n_rows: rows in all.
+        shard_rows: the most rows of a batch.
+
+    Raises:
+        CorruptData: the parts hold another number of rows.
+    """
+    n_left = n_rows
+    n_batches = -(-n_rows // shard_rows)
+    held: list[RowBatch] = []
+    n_held = 0
+    for part in parts:
+        held.append(part)
+        n_held += part.n
+        while n_batches and n_held >= (size := -(-n_left // n_batches)):
+            rows = concat_rows(held)
+            yield rows if rows.n == size else take_rows(rows, np.arange(size))
+            held = [] if rows.n == size else [take_rows(rows, np.arange(size, rows.n))]
+            n_held -= size
+            n_left -= size
+            n_batches -= 1
+    if n_held or n_batches:
+        raise CorruptData(
+            f"the shards to rewrite gave {n_rows - n_left + n_held} rows, their manifest says {n_rows}; "
+            "nothing was changed: restore the damaged shard from a backup"
+        )
+
+
+def _part_of(progress: Progress | None, n_before: int, n_rows: int, n_all: int) -> Progress | None:
+    if progress is None:
+        return None
+
+    def report(n_done: int, n_total: int) -> None:
+        progress(n_before + (n_done * n_rows) // max(n_total, 1), n_all)
+
+    return report

@@ -1,0 +1,375 @@
+"""The one writer of a collection: log first, then memory; flush and compact by one commit each."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Generic
+
+from vstore.catalog import Catalog, garbage
+from vstore.catalog.fences import with_fences
+from vstore.catalog.layout import log_prefix
+from vstore.errors import (
+    Closed,
+    CommitConflict,
+    DimensionMismatch,
+    InvalidInput,
+    StorageError,
+    StoreUnavailable,
+    VstoreError,
+    WriterFenced,
+)
+from vstore.format.log_record import LogRecord, UpsertBatch
+from vstore.format.manifest import Manifest
+from vstore.format.rows import RowBatch
+from vstore.ingest.batches import Keys, Progress, owned
+from vstore.ingest.flush import BuildShard, ShardWriter, worth_rewriting
+from vstore.ingest.groups import Batch, Write, WriteQueue, interrupted
+from vstore.ingest.memtable import MemtableView
+from vstore.ingest.reader import OpenShard, open_view
+from vstore.ingest.view import CollectionView, LiveShard, S, replayed
+from vstore.ingest.wal import WriteAheadLog
+from vstore.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 16
+"""Times that a commit which lost its race is made anew on top of the winner's."""
+MAX_WRITE_BYTES = 1 << 30
+"""The most that one upsert may hold: it becomes one object, and msgpack and S3 end not far above."""
+MAX_UNFLUSHED = 10_000
+"""A log of this many writes is flushed, however few rows they hold, so that opening stays quick."""
+
+
+def random_id() -> str:
+    """Return 32 random hex digits."""
+    return uuid.uuid4().hex
+
+
+class Writer(Generic[S]):
+    """Writes to one collection. Thread-safe; `view` never waits for a write.
+
+    Made by `acquire`. Every write is in the log, durably, before it is in memory and before it
+    returns. Whether a put that failed landed all the same is found out by the next write.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: Settings,
+        shard_writer: ShardWriter[S],
+        wal: WriteAheadLog,
+        view: CollectionView[S],
+    ) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._shard_writer = shard_writer
+        self._wal = wal
+        self._view = view
+        self._lock = threading.Lock()
+        self._queue = WriteQueue()
+        self._closed = False
+        self._n_flush_again = 0
+
+    @classmethod
+    def acquire(
+        cls,
+        catalog: Catalog,
+        name: str,
+        settings: Settings,
+        *,
+        open_shard: OpenShard[S],
+        build_shard: BuildShard,
+        new_id: Callable[[], str] = random_id,
+    ) -> Writer[S]:
+        """Become the collection's writer; the one before, if any, is fenced and loses nothing.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            WriterFenced: yet another writer came in between.
+            CorruptData, StorageError: the collection cannot be read.
+        """
+        manifest = _take_over(catalog, name, settings, new_id)
+        view = open_view(catalog, manifest, settings, open_shard=open_shard)
+        wal = WriteAheadLog(
+            catalog.store,
+            log_prefix(name, manifest.collection_id),
+            epoch=manifest.writer_epoch,
+            seq=view.seq,
+            new_id=new_id,
+        )
+        view = replayed(view, wal.fence())
+        shard_writer = ShardWriter(catalog.store, build_shard, open_shard, new_id)
+        return cls(catalog, settings, shard_writer, wal, view)
+
+    def view(self) -> CollectionView[S]:
+        """Return what the collection holds now."""
+        return self._view
+
+    def upsert(self, rows: RowBatch, progress: Progress | None = None) -> int:
+        """Write rows, replacing those of the same keys; return how many were written.
+
+        A full memtable is flushed at the end; should that fail, the rows are in the log all the
+        same, a warning is logged, and a later write tries again.
+
+        Args:
+            rows: checked rows, copied before use. Of a key that comes twice, the last.
+            progress: told about the flush, if there is one.
+
+        Raises:
+            InvalidInput: rows that are not this collection's (DimensionMismatch, InvalidId), or more than
+                one call takes; nothing was written.
+            WriterFenced, Closed: nothing was written.
+            StorageError: repeat the call; whether the rows are there is settled by the next write.
+        """
+        schema = self._view.schema
+        if rows.n and rows.vectors.shape[1] != schema.dim:
+            raise DimensionMismatch(
+                f"vectors have {rows.vectors.shape[1]} components; the collection has {schema.dim}"
+            )
+        write = Write.of_rows(UpsertBatch(owned(rows)))
+        if write.size_bytes > MAX_WRITE_BYTES:
+            raise InvalidInput(
+                f"the upsert holds {write.size_bytes} bytes; one call takes at most {MAX_WRITE_BYTES}, "
+                "because it becomes one object of the log: split it into several calls"
+            )
+        return self._submit(write, progress)
+
+    def delete(self, keys: Keys) -> int:
+        """Delete rows by key; return how many there were. Unknown keys are no error.
+
+        Raises: as `upsert`.
+        """
+        return self.delete_where(lambda _: keys)
+
+    def delete_where(self, select: Callable[[CollectionView[S]], Keys]) -> int:
+        """Delete the rows whose keys `select` returns for the view at that moment; return how many.
+
+        No write comes between the selection and the deletion.
+
+        Raises: as `upsert`, and what `select` raises.
+        """
+        return self._submit(Write(select=select), None)
+
+    def flush(self, progress: Progress | None = None) -> None:
+        """Write the memtable as shards and cut the log; writes wait meanwhile.
+
+        Raises:
+            WriterFenced, Closed, CollectionNotFound: nothing changed.
+            StorageError: nothing is lost; call again.
+        """
+        with self._lock:
+            self._ready()
+            self._flush(progress)
+
+    def compact(self, progress: Progress | None = None) -> None:
+        """Merge small shards, drop deleted rows, flush, and delete what nothing names any more.
+
+        Raises: as `flush`.
+        """
+        with self._lock:
+            self._ready()
+            for _ in range(MAX_ATTEMPTS):
+                view = self._view
+                if not any(worth_rewriting(view)):
+                    break
+                if self._publish(view, self._shard_writer.compacted(view, progress)):
+                    break
+            self._flush(progress)
+            self._collect()
+
+    def close(self) -> None:
+        """Refuse further writes. Nothing needs to be saved: the log has it."""
+        with self._lock:
+            self._closed = True
+
+    def _submit(self, write: Write, progress: Progress | None) -> int:
+        self._queue.add(write)
+        try:
+            with self._lock:
+                while not write.done:
+                    self._write_group(self._queue.take_group())
+                if write.error is None:
+                    self._flush_if_full(progress)
+        finally:
+            # An interrupt while waiting for the lock: the write must not happen behind its caller's back.
+            if not write.done:
+                self._queue.forget(write)
+        return write.result()
+
+    def _write_group(self, group: list[Write]) -> None:
+        try:
+            self._ready()
+            self._make_room()
+            self._write_all(group)
+        except Exception as error:
+            for write in group:
+                if not write.done:
+                    write.finish(error)
+        finally:
+            for write in group:
+                if not write.done:
+                    write.finish(interrupted())
+
+    def _write_all(self, group: list[Write]) -> None:
+        view = self._view
+        batches: list[Batch] = []
+        for write in group:
+            try:
+                view, batch = write.apply(view)
+            except Exception as error:
+                write.finish(error)
+            else:
+                batches += [] if batch is None else [batch]
+        if batches:
+            record = self._append(batches)
+            self._show(replace(view, seq=record.seq + 1, n_unflushed=view.n_unflushed + 1))
+        for write in group:
+            if not write.done:
+                write.finish()
+
+    def _append(self, batches: list[Batch]) -> LogRecord:
+        try:
+            return self._wal.append(batches)
+        except StorageError as error:
+            error.add_note(
+                "The next write settles whether this one landed; repeat it (an upsert may be repeated)."
+            )
+            raise
+
+    def _show(self, view: CollectionView[S]) -> None:
+        self._view = view
+        self._wal.confirm()
+
+    def _ready(self) -> None:
+        """Raise Closed, or find out what became of a put that failed."""
+        if self._closed:
+            raise Closed("the writer was closed; open the collection again to write")
+        landed = self._wal.settle()
+        if landed is not None:
+            self._show(replayed(self._view, [landed]))
+
+    def _fullness(self) -> float:
+        memtable = self._view.memtable
+        return max(
+            memtable.n_rows / self._settings.memtable_rows,
+            memtable.size_bytes / self._settings.memtable_bytes,
+            self._view.n_unflushed / MAX_UNFLUSHED,
+        )
+
+    def _make_room(self) -> None:
+        """Flush before the write where flushes after writes have failed for too long."""
+        if self._fullness() >= 2:
+            self._flush(None)
+
+    def _flush_if_full(self, progress: Progress | None) -> None:
+        if self._fullness() < 1 or self._view.n_unflushed < self._n_flush_again:
+            return
+        try:
+            self._flush(progress)
+            self._n_flush_again = 0
+        except VstoreError as error:
+            # The write is durable: it must not look as if it had failed.
+            self._n_flush_again = self._view.n_unflushed + 16
+            name = self._view.manifest.name
+            log.warning("collection %r: the memtable could not be flushed: %s", name, error)
+
+    def _flush(self, progress: Progress | None) -> None:
+        for _ in range(MAX_ATTEMPTS):
+            view = self._view
+            if not view.n_unflushed or self._publish(view, self._shard_writer.flushed(view, progress)):
+                return
+        raise StoreUnavailable(
+            f"collection {self._view.manifest.name!r}: {MAX_ATTEMPTS} commits lost their race; "
+            "call flush again"
+        )
+
+    def _publish(self, view: CollectionView[S], shards: tuple[LiveShard[S], ...]) -> bool:
+        """Commit a manifest of these shards and show it; False where the view was read anew instead."""
+        old = view.manifest
+        manifest = replace(
+            old,
+            version=old.version + 1,
+            log_start=view.seq,
+            created_at=self._settings.clock(),
+            write_id=self._shard_writer.new_id(),
+            id_kind=view.id_kind,
+            shards=self._shard_writer.entries(old, shards),
+            properties=with_fences(old.properties, view.fences),
+        )
+        try:
+            _commit(self._catalog, manifest)
+        except CommitConflict:
+            self._reload(old.version)
+            return False
+        self._view = replace(view, manifest=manifest, shards=shards, memtable=MemtableView(), n_unflushed=0)
+        return True
+
+    def _reload(self, version: int) -> None:
+        """Adopt the manifest that was there first: an earlier commit of ours whose answer was lost."""
+        manifest = self._catalog.require(self._view.manifest.name)
+        epoch = self._view.manifest.writer_epoch
+        if manifest.writer_epoch != epoch or manifest.version <= version:
+            raise WriterFenced(
+                f"collection {manifest.name!r} was taken over by a writer of epoch {manifest.writer_epoch}; "
+                f"this one has epoch {epoch}: reopen it to write again (that fences the other)"
+            )
+        self._view = open_view(
+            self._catalog,
+            manifest,
+            self._settings,
+            open_shard=self._shard_writer.open_shard,
+            previous=self._view,
+        )
+
+    def _collect(self) -> None:
+        try:
+            garbage.collect(
+                self._catalog, self._view.manifest.name, self._settings.retention_s, self._settings.clock
+            )
+        except StorageError as error:
+            # Nothing is lost by garbage that stays until the next compaction.
+            log.warning("collection %r: garbage was not collected: %s", self._view.manifest.name, error)
+
+
+def _commit(catalog: Catalog, manifest: Manifest) -> None:
+    """Commit a manifest and see that it is the latest.
+
+    A writer that slept while its successors' manifests came and were collected finds the number free
+    that it wants: it creates a manifest that nobody will ever read.
+
+    Raises:
+        CommitConflict: there is a later one.
+    """
+    catalog.commit(manifest)
+    latest = catalog.versions(manifest.name)[-1]
+    if latest != manifest.version:
+        raise CommitConflict(
+            f"{catalog.store.url}: version {manifest.version} of collection {manifest.name!r} came after "
+            f"version {latest}: somebody else published meanwhile; reload and try again"
+        )
+
+
+def _take_over(catalog: Catalog, name: str, settings: Settings, new_id: Callable[[], str]) -> Manifest:
+    """Commit the manifest of the next epoch."""
+    for _ in range(MAX_ATTEMPTS):
+        latest = catalog.require(name)
+        manifest = replace(
+            latest,
+            version=latest.version + 1,
+            writer_epoch=latest.writer_epoch + 1,
+            created_at=settings.clock(),
+            write_id=new_id(),
+        )
+        try:
+            _commit(catalog, manifest)
+        except CommitConflict:
+            continue
+        return manifest
+    raise WriterFenced(
+        f"{catalog.store.url}: {MAX_ATTEMPTS} other writers took collection {name!r} over while this one "
+        "tried; a collection has one writer at a time: see that not several processes open it to write"
+    )
