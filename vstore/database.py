@@ -15,7 +15,7 @@ from vstore.errors import FieldTypeError, InvalidSetting, ReadOnly, nearest
 from vstore.format.manifest import Manifest
 from vstore.query.search import Engine
 from vstore.settings import IndexSettings, Settings
-from vstore.storage import open_store
+from vstore.storage import ObjectStore, open_store
 from vstore.types import FIELD_TYPES, METRICS, FieldType, Metric, Schema
 
 MAX_DIM = 65_536
@@ -23,7 +23,7 @@ MAX_FIELDS = 1_000
 
 
 def connect(
-    uri: str | os.PathLike[str],
+    uri: str | os.PathLike[str] | ObjectStore,
     *,
     settings: Settings | None = None,
     read_only: bool = False,
@@ -32,7 +32,7 @@ def connect(
     """Open a store, or make ready to create one: nothing is written before the first collection.
 
     Args:
-        uri: a folder ("./data"), "memory://", or "s3://bucket/prefix".
+        uri: a folder ("./data"), "memory://", "s3://bucket/prefix", or an ObjectStore of your own.
         settings: how this process runs it.
         read_only: refuse every write through this connection.
         options: for s3: endpoint_url, region, access_key_id, secret_access_key, session_token,
@@ -45,13 +45,19 @@ def connect(
         InvalidSetting: an unknown scheme or option.
     """
     chosen = settings or Settings()
+    if isinstance(uri, ObjectStore):
+        if options:
+            raise InvalidSetting(
+                f"options {sorted(options)} are for a store that connect opens, not for one given"
+            )
+        return Database(uri, chosen, read_only)
     return Database(open_store(os.fspath(uri), settings=chosen, **options), chosen, read_only)
 
 
 class Database:
     """A store that was connected to. Thread-safe; a context manager."""
 
-    def __init__(self, store: Any, settings: Settings, read_only: bool) -> None:
+    def __init__(self, store: ObjectStore, settings: Settings, read_only: bool) -> None:
         self._store = store
         self._settings = settings
         self._read_only = read_only
