@@ -132,3 +132,13 @@ def test_repacking_keeps_rows_and_evens_sizes(sizes, shard_rows):
 def test_repacking_notices_rows_that_are_missing(claimed):
     with pytest.raises(CorruptData, match=f"says {claimed}"):
         list(repacked(iter([rows_of(list(range(10)))]), claimed, 100))
+
+
+def test_the_log_of_a_collection_that_nobody_compacts_is_cut_too():
+    place = Place(settings={"retention_s": 0.0, "memtable_rows": 2})
+    writer = place.writer()
+    for key in range(100):
+        writer.upsert(rows_of([key]))
+    prefix = f"data/c/{writer.view().manifest.collection_id}/log/"
+    assert len(place.store.list(prefix)) < 40
+    assert sorted(place.contents()) == list(range(100))

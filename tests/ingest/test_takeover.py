@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_fakes import FailingStore, Place, contents, model_of, rows_of
 
+from vstore.catalog import Catalog
 from vstore.errors import StorageError, WriterFenced
 
 
@@ -51,6 +52,23 @@ def test_a_writer_that_slept_through_flushes_and_garbage_collection_is_still_fen
     with pytest.raises(WriterFenced):
         sleeper.upsert(rows_of([99]))
     assert place.contents() == expected
+
+
+def test_a_writer_that_slept_cannot_publish_where_its_successors_manifests_were_collected():
+    place = Place(settings={"retention_s": 0.0})
+    sleeper = place.writer()
+    sleeper.upsert(rows_of([1]))
+    for stamp in range(1, 5):
+        other = place.writer()
+        other.upsert(rows_of([stamp], stamp))
+        other.compact()
+    version = sleeper.view().manifest.version + 1
+    catalog = Catalog(place.store)
+    assert catalog.load("c", version) is None, "its number is free again"
+    with pytest.raises(WriterFenced):
+        sleeper.flush()
+    assert catalog.versions("c")[-1] == other.view().manifest.version
+    assert contents(place.writer().view()) == place.contents() == contents(other.view())
 
 
 def test_a_fenced_writer_collects_no_garbage_of_its_successor():

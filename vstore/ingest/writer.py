@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 16
 """Times that a commit which lost its race is made anew on top of the winner's."""
+COLLECT_EVERY = 16
+"""Garbage is collected by `compact`, and by one flush in this many, for a log that nobody compacts."""
 MAX_WRITE_BYTES = 1 << 30
 """The most that one upsert may hold: it becomes one object, and msgpack and S3 end not far above."""
 MAX_UNFLUSHED = 10_000
@@ -306,6 +308,8 @@ class Writer(Generic[S]):
             self._reload(old.version)
             return False
         self._view = replace(view, manifest=manifest, shards=shards, memtable=MemtableView(), n_unflushed=0)
+        if manifest.version % COLLECT_EVERY == 0:
+            self._collect()
         return True
 
     def _reload(self, version: int) -> None:
