@@ -147,9 +147,8 @@ def _walk(
 def _rescore(answer: ShardAnswer, request: SearchRequest, candidates: Int32s) -> Pipeline[None]:
     session = answer.session
     vectors = session.keys(sections.VECTORS, np.unique(candidates // session.head.vector_block_rows))
-    # The payload of the likely hits comes in the same round as the vectors that decide between them.
-    likely = candidates[: request.k]
-    yield vectors + session.keys(sections.PAYLOAD, np.unique(likely // sections.PAYLOAD_BLOCK_ROWS))
+    # The payload comes in the same round as the vectors that decide who needs it: a round costs more.
+    yield vectors + session.keys(sections.PAYLOAD, np.unique(candidates // session.head.payload_block_rows))
     exact = exact_distances(request.query, session.vector_rows(candidates), None, session.metric)
     best = topk(exact, request.k)
     answer.node_ids, answer.distances = candidates[best], exact[best]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vstore.cache import BlockKey
 from vstore.filters import Filter
 from vstore.ingest.batches import Keys
 from vstore.ingest.view import CollectionView
@@ -53,13 +54,13 @@ def records(view: View, keys: Keys, engine: Engine) -> list[Record | None]:
 def _shard_records(shard: Shard, rows: Any, engine: Engine) -> list[Record]:
     session = ShardSession(shard, engine.cache)
     session.fetch([session.key(sections.HEAD)])
-    blocks = np.unique(rows // sections.PAYLOAD_BLOCK_ROWS)
+    blocks = np.unique(rows // session.head.payload_block_rows)
     vectors = np.unique(rows // session.head.vector_block_rows)
     session.fetch(session.keys(sections.PAYLOAD, blocks) + session.keys(sections.VECTORS, vectors))
     matrix = session.vector_rows(rows)
     out = []
     for i, row in enumerate(rows.tolist()):
-        block, offset = divmod(row, sections.PAYLOAD_BLOCK_ROWS)
+        block, offset = divmod(row, session.head.payload_block_rows)
         payload = session.get(sections.PAYLOAD, block)[offset]
         attributes = unpack_attributes(payload, shard.fields)
         out.append(Record(payload.key, matrix[i], attributes, payload.document))
@@ -110,35 +111,37 @@ def warm(view: View, engine: Engine, progress: bool | Callable[[int, int], None]
     Returns:
         The number of bytes read; blocks that were resident are not read again.
     """
-    batches = []
+    n_bytes = 0
+    batches: list[tuple[Shard, list[BlockKey], int]] = []
     for live in view.shards:
         session = ShardSession(live.shard, engine.cache)
-        session.fetch([session.key(sections.HEAD)])
-        batches += [(live.shard, keys) for keys in _warm_batches(session)]
-    sizes = [sum(shard.size_of(key) for key in keys) for shard, keys in batches]
-    done = n_bytes = 0
+        n_bytes += session.fetch([session.key(sections.HEAD)])
+        batches += _warm_batches(session)
+    done, total = 0, sum(size for _, _, size in batches)
     with progress_of(progress, f"warming {view.manifest.name}", unit="bytes") as report:
-        for (shard, keys), size in zip(batches, sizes, strict=True):
-            session = ShardSession(shard, engine.cache)
-            n_bytes += session.fetch([session.key(sections.HEAD)]) + session.fetch(keys)
+        for shard, keys, size in batches:
+            # A session for each batch, so that no more than a batch is pinned at once.
+            n_bytes += ShardSession(shard, engine.cache).fetch(keys)
             done += size
-            report(done, sum(sizes))
+            report(done, total)
     return n_bytes
 
 
-def _warm_batches(session: ShardSession) -> list[list[Any]]:
-    shard = session.shard
+def _warm_batches(session: ShardSession) -> list[tuple[Shard, list[BlockKey], int]]:
+    shard, head = session.shard, session.head
     keys = [session.key(sections.UPPER), session.key(sections.KEYS), session.key(sections.KEY_INDEX)]
-    keys += [session.key(sections.column_section(name)) for name, _ in shard.fields]
-    n_blocks = len(session.tables.list_table)
-    keys += session.keys(sections.LISTS, range(n_blocks)) + session.keys(sections.CODES, range(n_blocks))
-    batches: list[list[Any]] = [[]]
+    keys += [session.key(sections.column_section(name)) for name, _ in shard.fields if shard.has_column(name)]
+    blocks = range(len(session.tables.list_table))
+    keys += session.keys(sections.LISTS, blocks) + session.keys(sections.CODES, blocks)
+    batches: list[tuple[Shard, list[BlockKey], int]] = []
+    batch: list[BlockKey] = []
     weight = 0
     for key in keys:
-        size = shard.size_of(key)
-        if batches[-1] and weight + size > WARM_BATCH_BYTES:
-            batches.append([])
-            weight = 0
-        batches[-1].append(key)
-        weight += size
+        batch.append(key)
+        weight += shard.range_of(key, head).length or 0
+        if weight >= WARM_BATCH_BYTES:
+            batches.append((shard, batch, weight))
+            batch, weight = [], 0
+    if batch:
+        batches.append((shard, batch, weight))
     return batches

@@ -111,7 +111,7 @@ def hits_of(ranked: Ranked, engine: Engine, metric: Metric) -> list[Hit]:
             key, attributes, document = chunk_row(chunk, int(ranked.memtable.rows[row]))
         else:
             session = ranked.shards[part].session
-            block, offset = divmod(row, sections.PAYLOAD_BLOCK_ROWS)
+            block, offset = divmod(row, session.head.payload_block_rows)
             payload: PayloadRow = session.get(sections.PAYLOAD, block)[offset]
             key, document = payload.key, payload.document
             attributes = unpack_attributes(payload, session.shard.fields)
@@ -228,7 +228,7 @@ def _summary(plans: Sequence[dict[str, Any]]) -> str:
 
 
 def _payload(session: ShardSession, rows: Any) -> Pipeline[None]:
-    yield session.keys(sections.PAYLOAD, np.unique(rows // sections.PAYLOAD_BLOCK_ROWS))
+    yield session.keys(sections.PAYLOAD, np.unique(rows // session.head.payload_block_rows))
 
 
 def _whole(session: ShardSession, section: str) -> Pipeline[None]:

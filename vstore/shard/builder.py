@@ -17,7 +17,7 @@ from vstore.format.shard_file import ShardFileWriter
 from vstore.settings import IndexSettings
 from vstore.shard import sections
 from vstore.shard.head import encode_code_params, encode_meta
-from vstore.shard.payload import payload_blocks
+from vstore.shard.payload import payload_block_rows, payload_blocks
 from vstore.shard.space import to_space
 from vstore.types import Int32s, Int64s, Schema, UInt8s
 from vstore_kernels import build, clusters, codes, lists
@@ -69,6 +69,7 @@ class ShardBuilder:
         params = codes.train_codes(rows.vectors, schema.metric, 8)
         encoded = codes.encode(rows.vectors, params)
         fields = tuple(schema.fields.items())
+        payload_rows = payload_block_rows(rows)
         writer = ShardFileWriter()
         writer.add_to_head(
             sections.META,
@@ -78,6 +79,7 @@ class ShardBuilder:
                 metric=schema.metric,
                 M0=2 * index.M,
                 block_rows=index.block_rows,
+                payload_block_rows=payload_rows,
                 fields=fields,
             ),
         )
@@ -94,7 +96,7 @@ class ShardBuilder:
         writer.add(
             sections.VECTORS, _row_blocks(vectors, sections.vector_block_rows(schema.dim)), compress=False
         )
-        writer.add(sections.PAYLOAD, payload_blocks(rows, fields, sections.PAYLOAD_BLOCK_ROWS))
+        writer.add(sections.PAYLOAD, payload_blocks(rows, fields, payload_rows))
         writer.add(sections.KEYS, _key_blocks(rows))
         writer.add(sections.KEY_INDEX, [_key_index(rows)], compress=False)
         data, head, extents = writer.finish()

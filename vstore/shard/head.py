@@ -30,6 +30,7 @@ class ShardHead:
     M0: int
     block_rows: int
     vector_block_rows: int
+    payload_block_rows: int
     fields: tuple[tuple[str, FieldType], ...]
     code_params: CodeParams
     centroids: Float32s
@@ -46,7 +47,14 @@ class ShardHead:
 
 
 def encode_meta(
-    *, n: int, dim: int, metric: Metric, M0: int, block_rows: int, fields: tuple[tuple[str, FieldType], ...]
+    *,
+    n: int,
+    dim: int,
+    metric: Metric,
+    M0: int,
+    block_rows: int,
+    payload_block_rows: int,
+    fields: tuple[tuple[str, FieldType], ...],
 ) -> bytes:
     """Return the bytes of the META section."""
     packed: bytes = msgpack.packb(
@@ -56,6 +64,7 @@ def encode_meta(
             "metric": metric,
             "M0": M0,
             "block_rows": block_rows,
+            "payload_block_rows": payload_block_rows,
             "vector_block_rows": sections.vector_block_rows(dim),
             "fields": [list(field) for field in fields],
         }
@@ -85,6 +94,7 @@ def decode_head(data: bytes, where: str) -> ShardHead:
             M0=int(meta["M0"]),
             block_rows=int(meta["block_rows"]),
             vector_block_rows=int(meta["vector_block_rows"]),
+            payload_block_rows=int(meta["payload_block_rows"]),
             fields=tuple((name, kind) for name, kind in meta["fields"]),
             code_params=CodeParams.from_arrays(params["bits"], meta["metric"], arrays),
             centroids=np.ascontiguousarray(centroids.reshape(len(offsets) - 1, -1), dtype=np.float32),

@@ -16,6 +16,7 @@ from vstore.errors import CorruptData
 from vstore.format.columns import column_values
 from vstore.format.frame import decoding, pack, unpack
 from vstore.format.rows import RowBatch
+from vstore.shard import sections
 from vstore.types import Attributes, Document, FieldType, Key
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -30,6 +31,17 @@ class PayloadRow(NamedTuple):
     key: Key
     values: Sequence[Any]
     document: Document | None
+
+
+def payload_block_rows(rows: RowBatch) -> int:
+    """Return the rows of a payload block: a power of two, so that a block is small to read for one hit."""
+    n_bytes = sum(len(part) for document in rows.documents or () if document for part in document.values())
+    # Keys and attributes count too, at a rough 16 bytes a value: only the order of magnitude matters.
+    row_bytes = n_bytes / rows.n + 16 * (1 + len(rows.columns))
+    block_rows = sections.MAX_PAYLOAD_BLOCK_ROWS
+    while block_rows > 1 and block_rows * row_bytes > sections.PAYLOAD_BLOCK_BYTES:
+        block_rows //= 2
+    return block_rows
 
 
 def payload_blocks(rows: RowBatch, fields: Fields, block_rows: int) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -130,10 +129,6 @@ class Shard:
             return np.concatenate(parts)
         return tuple(key for part in parts for key in part)
 
-    def size_of(self, key: BlockKey, head: ShardHead | None = None) -> int:
-        """Return the stored bytes of a block."""
-        return self.range_of(key, head).length or 0
-
     # What ingest asks of a shard; each call reads what it lacks.
 
     def lookup(self, keys: Int64s | tuple[str, ...]) -> Int64s:
@@ -172,7 +167,7 @@ class Shard:
         session.fetch([session.key(sections.HEAD)])
         head = session.head
         blocks = np.unique(node_ids // head.vector_block_rows)
-        payload = np.unique(node_ids // sections.PAYLOAD_BLOCK_ROWS)
+        payload = np.unique(node_ids // head.payload_block_rows)
         names = [name for name, _ in self.fields if self.has_column(name)]
         session.fetch(
             [session.key(sections.KEYS)]
@@ -188,7 +183,7 @@ class Shard:
         }
         documents = []
         for node_id in node_ids.tolist():
-            block, offset = divmod(node_id, sections.PAYLOAD_BLOCK_ROWS)
+            block, offset = divmod(node_id, head.payload_block_rows)
             documents.append(session.get(sections.PAYLOAD, block)[offset].document)
         held = session.get(sections.KEYS)
         keys = held[node_ids] if isinstance(held, np.ndarray) else tuple(held[i] for i in node_ids.tolist())
@@ -228,6 +223,3 @@ def _decoded_upper(data: bytes, head: ShardHead, where: str) -> UpperGraph:
         np.frombuffer(stored["codes"], np.uint8).copy().reshape(len(levels.nodes), head.code_params.row_bytes)
     )
     return UpperGraph(levels, codes)
-
-
-OpenShard = Callable[[ShardEntry], Shard]

@@ -46,5 +46,7 @@ def vector_block_rows(dim: int) -> int:
     return rows
 
 
-PAYLOAD_BLOCK_ROWS: Final = 64
+PAYLOAD_BLOCK_BYTES: Final = 32 << 10
+"""About what a payload block holds decoded: a hit reads one, so documents of 1 MB get a block each."""
+MAX_PAYLOAD_BLOCK_ROWS: Final = 64
 KEY_BLOCK_ROWS: Final = 65_536

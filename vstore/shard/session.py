@@ -104,9 +104,9 @@ class ShardSession:
 
         A query's reads go through the rounds that its shards share; this is for everything else.
         """
-        needs_head = any(key.section != sections.HEAD and key.block != sections.WHOLE for key in keys)
-        if needs_head and self.key(sections.HEAD) not in self._held:
-            self.fetch([self.key(sections.HEAD)])
+        head = [self.key(sections.HEAD)]
+        if self.missing(head) and any(key.block != sections.WHOLE for key in keys):
+            return self.fetch(head) + self.fetch(keys)
         missing = self.missing(keys)
         if not missing:
             return 0
