@@ -29,5 +29,5 @@ def probe_create_only(store: ObjectStore, prefix: str = "") -> None:
         store.delete([key])
     raise StorageError(
         f"{store.url}: the server ignores If-None-Match: *, so two writers could both commit; "
-        "use one that has conditional writes (AWS S3, SeaweedFS, Ceph and MinIO have them)"
+        "use one that has conditional writes (AWS S3, SeaweedFS and Ceph have them)"
     )
