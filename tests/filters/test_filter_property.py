@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
-from filter_oracle import FIELDS, SCHEMA, TERMS, Term, as_dict, as_expression, matches, rows, values_for
+from filter_oracle import (
+    EDGES,
+    FIELDS,
+    SCHEMA,
+    TERMS,
+    Term,
+    as_dict,
+    as_expression,
+    matches,
+    rows,
+    values_for,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -43,20 +56,20 @@ def assert_same(term: Term, data: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(("name", "op"), PAIRS)
-@settings(QUIET, max_examples=25)
+@settings(QUIET, max_examples=15)
 @given(data=st.data())
 def test_every_operator_on_every_type(name: str, op: str, data: st.DataObject) -> None:
     value = data.draw(values_for(FIELDS[name], op))
     assert_same(Term(op, name, value), data.draw(rows(12)))
 
 
-@settings(QUIET, max_examples=250)
+@settings(QUIET, max_examples=200)
 @given(term=TERMS, data=rows())
 def test_random_trees(term: Term, data: list[dict[str, Any]]) -> None:
     assert_same(term, data)
 
 
-@settings(QUIET, max_examples=120)
+@settings(QUIET, max_examples=100)
 @given(
     term=TERMS,
     data=rows(),
@@ -83,6 +96,39 @@ def test_not_is_the_exact_complement(term: Term, data: list[dict[str, Any]]) -> 
     plain = compile_filter(expression, SCHEMA).evaluate(columns, n)
     for negated in (~expression, {"$not": as_dict(term)}):
         assert (compile_filter(negated, SCHEMA).evaluate(columns, n) == ~plain).all()
+
+
+HELD_FLOATS = [
+    0.0,
+    -0.0,
+    1.0,
+    1.5,
+    2.0**53,
+    2.0**53 + 2,
+    2.0**63,
+    -(2.0**63),
+    sys.float_info.max,
+    math.inf,
+    5e-324,
+]
+ASKED_NUMBERS = [
+    *(sign * value for value in (*HELD_FLOATS, *EDGES, 10**400, 2**63 - 1, 2**63, 2**64) for sign in (1, -1)),
+    *(2**53 + i for i in range(4)),
+]
+
+
+@pytest.mark.parametrize("op", ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin"])
+@pytest.mark.parametrize("name", ["i", "x"])
+def test_numbers_at_the_edges(name: str, op: str) -> None:
+    held = (
+        [*EDGES, 2, 2**53 + 2] if name == "i" else [sign * value for value in HELD_FLOATS for sign in (1, -1)]
+    )
+    columns, n = {name: column_from_values(FIELDS[name], held)}, len(held)
+    for asked in ASKED_NUMBERS:
+        value = (asked,) if op in ("$in", "$nin") else asked
+        term = Term(op, name, value)
+        found = compile_filter(as_dict(term), SCHEMA).evaluate(columns, n)
+        assert found.tolist() == [matches(term, {name: number}) for number in held], asked
 
 
 @pytest.mark.parametrize("spread", [1, 1000, 10**12])

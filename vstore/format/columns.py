@@ -179,9 +179,8 @@ def take_column(column: Column, index: npt.NDArray[np.integer[Any]]) -> Column:
         codes = values if offsets is not None else values[present]
         used = np.unique(codes)
         if len(used) < len(dictionary):
-            # A null row's code is 0 whatever the dictionary holds.
-            compact = np.searchsorted(used, values).astype(np.int32)
-            values = compact if offsets is not None else np.where(present, compact, np.int32(0))
+            # A null row's code is 0, which goes before all that are used, so it stays 0.
+            values = np.searchsorted(used, values).astype(np.int32)
             dictionary = tuple(dictionary[code] for code in used.tolist())
     return Column(column.type, present, values, offsets, dictionary)
 
