@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from vstore.catalog import Catalog
-from vstore.errors import Closed, InvalidInput, ReadOnly
+from vstore.errors import Closed, InvalidInput, ReadOnly, WriterFenced
 from vstore.filters import FilterLike, compile_filter
 from vstore.ingest.inputs import as_keys, as_vectors, row_batch
-from vstore.ingest.reader import load_view
+from vstore.ingest.reader import OpenShard, load_view
+from vstore.ingest.registry import WriterRegistry
 from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
 from vstore.query import read
@@ -22,33 +25,40 @@ from vstore.query.request import check_k, search_request
 from vstore.query.search import Engine, explain, hits_of, keys_of, rank, score_of
 from vstore.rerank.stage import apply, as_stages, depth_of
 from vstore.settings import Settings
-from vstore.shard.builder import ShardBuilder
 from vstore.shard.reader import Shard
 from vstore.types import BatchHits, Hits, Key, Receipt, Record, Schema
 
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the handles of one connection share."""
+
+    catalog: Catalog
+    engine: Engine
+    settings: Settings
+    writers: WriterRegistry[Shard]
+    open_shard: OpenShard[Shard]
+    read_only: bool
+
+
 class Collection:
     """Vectors with attributes and documents under one name. Made by `Database`; thread-safe.
 
-    Reads see every write that this handle made, and what others had published when it was opened or
-    last refreshed. The first write takes the collection over from any other writer.
+    Reads see every write made through the same connection, and what others had published when the
+    handle was opened or last refreshed. The first write takes the collection over from any other
+    connection's writer.
     """
 
-    def __init__(
-        self, name: str, catalog: Catalog, engine: Engine, settings: Settings, read_only: bool
-    ) -> None:
+    def __init__(self, name: str, parts: Parts) -> None:
         self._name = name
-        self._catalog = catalog
-        self._engine = engine
-        self._settings = settings
-        self._read_only = read_only
-        self._builder = ShardBuilder(settings.n_threads)
+        self._parts = parts
+        self._engine = parts.engine
         self._lock = threading.Lock()
         self._writer: Writer[Shard] | None = None
         self._closed = False
-        self._loaded = load_view(catalog, name, settings, open_shard=self._open_shard)
+        self._loaded = load_view(parts.catalog, name, parts.settings, open_shard=parts.open_shard)
 
     @property
     def name(self) -> str:
@@ -87,10 +97,10 @@ class Collection:
             WriterFenced: another writer took the collection over.
             StorageError: the store failed.
         """
-        writer = self._writing()
-        kind = writer.view().id_kind
-        rows = row_batch(ids, vectors, attributes, documents, schema=self.schema, kind=kind)
-        return writer.upsert(rows) if rows.n else 0
+        with self._writing() as writer:
+            kind = writer.view().id_kind
+            rows = row_batch(ids, vectors, attributes, documents, schema=self.schema, kind=kind)
+            return writer.upsert(rows) if rows.n else 0
 
     def delete(self, ids: Any = None, *, filter: FilterLike = None) -> int:
         """Delete rows by id or by filter; durable on return, and hidden at once.
@@ -104,20 +114,22 @@ class Collection:
         """
         if (ids is None) == (filter is None):
             raise InvalidInput("delete takes ids=[...] or filter=..., one of them")
-        writer = self._writing()
-        if ids is not None:
-            keys, _ = as_keys(ids, writer.view().id_kind)
-            return writer.delete(keys) if len(keys) else 0
         compiled = compile_filter(filter, self.schema)
-        return writer.delete_where(lambda view: read.matching_keys(view, compiled, self._engine))
+        with self._writing() as writer:
+            if ids is not None:
+                keys, _ = as_keys(ids, writer.view().id_kind)
+                return writer.delete(keys) if len(keys) else 0
+            return writer.delete_where(lambda view: read.matching_keys(view, compiled, self._engine))
 
     def flush(self, progress: Progress | None = None) -> None:
         """Build a shard from the rows that are only in the log and the memtable."""
-        self._writing().flush(progress)
+        with self._writing() as writer:
+            writer.flush(progress)
 
     def compact(self, progress: Progress | None = None) -> None:
         """Merge shards, drop deleted rows, and delete what no manifest within the retention names."""
-        self._writing().compact(progress)
+        with self._writing() as writer:
+            writer.compact(progress)
 
     # Reading.
 
@@ -199,7 +211,7 @@ class Collection:
             keys = keys_of(ranked, self._engine)
             return keys, score_of(ranked.distances, schema.metric), ranked.receipt
 
-        with ThreadPoolExecutor(self._settings.n_threads) as pool:
+        with ThreadPoolExecutor(self._parts.settings.n_threads) as pool:
             answers = list(pool.map(answer, range(len(requests))))
         text = view.id_kind == "str"
         ids = np.full((len(answers), check_k(k)), None if text else -1, dtype=object if text else np.int64)
@@ -236,24 +248,23 @@ class Collection:
     # The handle.
 
     def refresh(self) -> None:
-        """Take in what other writers have published; a handle that writes is always up to date."""
+        """Take in what other connections have published; one that writes is always up to date."""
         with self._lock:
             self._check_open()
-            if self._writer is None:
+            parts = self._parts
+            if parts.writers.get(self._name) is None:
+                self._writer = None
                 self._loaded = load_view(
-                    self._catalog,
+                    parts.catalog,
                     self._name,
-                    self._settings,
-                    open_shard=self._open_shard,
+                    parts.settings,
+                    open_shard=parts.open_shard,
                     previous=self._loaded,
                 )
 
     def close(self) -> None:
         """Release the handle; nothing is lost, since every write was durable when it returned."""
-        with self._lock:
-            self._closed = True
-            if self._writer is not None:
-                self._writer.close()
+        self._closed = True
 
     def __enter__(self) -> Collection:
         return self
@@ -263,9 +274,6 @@ class Collection:
     ) -> None:
         self.close()
 
-    def _open_shard(self, entry: Any, manifest: Any) -> Shard:
-        return Shard(entry, manifest.schema, manifest.id_kind, self._engine.store, self._engine.cache)
-
     def _check_open(self) -> None:
         if self._closed:
             raise Closed(
@@ -274,22 +282,28 @@ class Collection:
 
     def _view(self) -> CollectionView[Shard]:
         self._check_open()
-        writer = self._writer
+        writer = self._writer or self._parts.writers.get(self._name)
         return self._loaded if writer is None else writer.view()
 
-    def _writing(self) -> Writer[Shard]:
+    @contextmanager
+    def _writing(self) -> Iterator[Writer[Shard]]:
+        """Lend the writer that this connection's handles share; one that was fenced is let go."""
+        writers = self._parts.writers
         with self._lock:
             self._check_open()
-            if self._read_only:
+            if self._parts.read_only:
                 raise ReadOnly(
                     f"collection {self._name!r} was opened with read_only=True; connect without it to write"
                 )
             if self._writer is None:
-                self._writer = Writer.acquire(
-                    self._catalog,
-                    self._name,
-                    self._settings,
-                    open_shard=self._open_shard,
-                    build_shard=self._builder,
+                self._writer = writers.acquire(self._name)
+            elif writers.get(self._name) is not self._writer:
+                raise WriterFenced(
+                    f"another writer took collection {self._name!r} over; "
+                    f"get it again with db.collection({self._name!r}) to write (that fences the other)"
                 )
-            return self._writer
+        try:
+            yield self._writer
+        except WriterFenced:
+            writers.release(self._name)
+            raise

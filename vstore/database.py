@@ -10,11 +10,14 @@ from typing import Any
 
 from vstore.cache import BlockCache
 from vstore.catalog import Catalog
-from vstore.collection import Collection
+from vstore.collection import Collection, Parts
 from vstore.errors import FieldTypeError, InvalidSetting, ReadOnly, nearest
-from vstore.format.manifest import Manifest
+from vstore.format.manifest import Manifest, ShardEntry
+from vstore.ingest.registry import WriterRegistry
 from vstore.query.search import Engine
 from vstore.settings import IndexSettings, Settings
+from vstore.shard.builder import ShardBuilder
+from vstore.shard.reader import Shard
 from vstore.storage import ObjectStore, open_store
 from vstore.types import FIELD_TYPES, METRICS, FieldType, Metric, Schema
 
@@ -63,7 +66,14 @@ class Database:
         self._read_only = read_only
         self._catalog = Catalog(store)
         self._catalog.check_marker()
-        self._engine = Engine(store, BlockCache(settings.cache_bytes), settings.prices)
+        engine = Engine(store, BlockCache(settings.cache_bytes), settings.prices)
+
+        def open_shard(entry: ShardEntry, manifest: Manifest) -> Shard:
+            return Shard(entry, manifest.schema, manifest.id_kind, store, engine.cache)
+
+        builder = ShardBuilder(settings.n_threads)
+        self._writers = WriterRegistry(self._catalog, settings, open_shard, builder)
+        self._parts = Parts(self._catalog, engine, settings, self._writers, open_shard, read_only)
 
     def __repr__(self) -> str:
         return f"Database({self._store.url!r})"
@@ -126,7 +136,7 @@ class Database:
         Raises:
             CollectionNotFound: there is none of that name; the message names the nearest.
         """
-        return Collection(name, self._catalog, self._engine, self._settings, self._read_only)
+        return Collection(name, self._parts)
 
     def collections(self) -> list[str]:
         """Return the names of the collections, sorted."""
@@ -142,10 +152,11 @@ class Database:
             raise ReadOnly(
                 f"{self.url} was connected with read_only=True; connect without it to drop {name!r}"
             )
-        self._catalog.drop(name, self._settings.clock())
+        self._writers.drop(name)
 
     def close(self) -> None:
-        """Release connections and threads."""
+        """Release writers, connections and threads; nothing is lost."""
+        self._writers.close()
         self._store.close()
 
     def __enter__(self) -> Database:

@@ -222,3 +222,34 @@ def test_a_reader_refreshes_and_a_closed_handle_says_so(connect):
     reader.close()
     with pytest.raises(vstore.errors.Closed, match=r"db\.collection"):
         reader.count()
+
+
+def test_handles_of_one_connection_share_a_writer(db):
+    one = db.create_collection("c", dim=1, metric="l2")
+    other = db.collection("c")
+    one.upsert([1], [[1]])
+    other.upsert([2], [[2]])
+    one.upsert([3], [[3]])
+    assert one.count() == other.count() == 3
+
+
+def test_a_second_connection_takes_over_and_the_first_is_told(connect):
+    first = connect().create_collection("c", dim=1, metric="l2")
+    first.upsert([1], [[1]])
+    second = connect().collection("c")
+    second.upsert([2], [[2]])
+    for _ in range(2):
+        with pytest.raises(vstore.errors.WriterFenced, match="again"):
+            first.upsert([3], [[3]])
+    second.upsert([4], [[4]])
+    assert connect().collection("c").count() == 3
+
+
+def test_a_dropped_collection_takes_no_more_writes(connect):
+    writer = connect().create_collection("c", dim=1, metric="l2")
+    writer.upsert([1], [[1]])
+    db = connect()
+    db.drop_collection("c")
+    with pytest.raises((vstore.errors.WriterFenced, vstore.errors.CollectionNotFound)):
+        writer.upsert([2], [[2]])
+    assert len(db.create_collection("c", dim=1, metric="l2")) == 0

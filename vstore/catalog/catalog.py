@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
+from collections.abc import Collection
 
 from vstore.catalog import layout
 from vstore.catalog.invariants import check_manifest, check_succession
@@ -152,8 +153,14 @@ class Catalog:
             if not decode_manifest(data, f"{self.store.url}: {key}").dropped
         )
 
-    def drop(self, name: str, now: float) -> None:
+    def drop(self, name: str, now: float, keep: Collection[str] = ()) -> None:
         """Drop a collection: gone with one commit, then its data is deleted.
+
+        Args:
+            name: the collection.
+            now: seconds since the epoch.
+            keep: keys that stay: the log's fences, without which a writer that slept through the drop
+                could have a write acknowledged that nobody will ever read.
 
         Raises:
             CollectionNotFound: it does not exist.
@@ -178,7 +185,7 @@ class Catalog:
                 if attempt == _RELOADS - 1:
                     raise
         prefix = layout.data_prefix(name, before.collection_id)
-        self.store.delete([info.key for info in self.store.list(prefix)])
+        self.store.delete([info.key for info in self.store.list(prefix) if info.key not in keep])
 
     def versions(self, name: str) -> list[int]:
         """Return the versions whose manifests are kept, ascending."""
