@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 DEMO_VENV := .venv-demo
-PIP_FLAGS := --quiet --disable-pip-version-check --no-input --constraint constraints.txt
+PIP_FLAGS := -qq --disable-pip-version-check --no-input --constraint constraints.txt
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 

@@ -14,8 +14,11 @@ from pathlib import Path
 def main() -> None:
     checkout = Path(__file__).resolve().parent.parent
     # Python puts the script's own folder first, which would find the tests' modules.
-    sys.path = [entry for entry in sys.path if checkout not in [Path(entry).resolve(), *Path(entry).resolve().parents]]
+    sys.path = [
+        entry for entry in sys.path if checkout not in [Path(entry).resolve(), *Path(entry).resolve().parents]
+    ]
     import numpy as np
+
     import vstore
     import vstore_kernels
     import vstore_server

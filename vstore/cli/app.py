@@ -50,7 +50,7 @@ class RerankChoice(StrEnum):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 a named error, 2 a wrong command line, 130 interrupted."""
     try:
-        app(arguments)
+        app(arguments, prog_name="vstore")
     except VstoreError as error:
         line = " ".join(str(error).split())
         print(f"vstore: {type(error).__name__}: {line}", file=sys.stderr)
@@ -120,7 +120,9 @@ def demo(
 @app.command(epilog="Example: vstore info ./data photos --json")
 def info(
     uri: Uri,
-    collection: Annotated[str | None, typer.Argument(help="One collection; all without it.")] = None,
+    collection: Annotated[
+        str | None, typer.Argument(metavar="[COLLECTION]", help="One; all without it.")
+    ] = None,
     endpoint_url: EndpointUrl = None,
     region: Region = None,
     addressing_style: AddressingStyle = None,
@@ -139,7 +141,10 @@ def import_(
     uri: Uri,
     collection: CollectionName,
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help=".npy, .jsonl or .parquet")
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, readable=True, help=".npy, .jsonl or .parquet"
+        ),
     ],
     metric: Annotated[
         importing.MetricChoice, typer.Option(help="Of a new collection.")
@@ -166,12 +171,11 @@ def import_(
 
     Keys or columns other than the id, the vector and the text are attributes.
     """
+    fields = importing.parse_fields(field)
     keys = importing.Keys(id_key, vector_key, text_key)
     source = importing.open_source(file, keys, ids, batch_rows)
     place = Place(uri, endpoint_url, region, addressing_style)
-    report = importing.import_file(
-        place, collection, source, metric.value, importing.parse_fields(field), flush, Talker(as_json)
-    )
+    report = importing.import_file(place, collection, source, metric.value, fields, flush, Talker(as_json))
     if as_json:
         print_json(report)
 

@@ -10,8 +10,12 @@ import typer
 
 from vstore.database import Database, connect
 
-Uri = Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.", show_default=False)]
-CollectionName = Annotated[str, typer.Argument(help="The collection's name.", show_default=False)]
+Uri = Annotated[
+    str, typer.Argument(metavar="URI", help="A folder, or s3://bucket/prefix.", show_default=False)
+]
+CollectionName = Annotated[
+    str, typer.Argument(metavar="COLLECTION", help="The collection's name.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 EndpointUrl = Annotated[
     str | None,

@@ -94,10 +94,7 @@ def reranker(options: DemoOptions) -> Rerank | None:
         MissingDependency: the cross-encoder without the rerank extra.
     """
     chosen = model(options.rerank, options.rerank_model)
-    if chosen is None:
-        return None
-    # Words in common and likeness of meaning fail in different places, so the light re-ranker adds both up.
-    return Rerank(chosen, depth=DEPTH, blend=0.5 if options.rerank == "lexical" else 0.0)
+    return None if chosen is None else Rerank(chosen, depth=DEPTH)
 
 
 def build(
@@ -197,7 +194,8 @@ def answer(
         second = collection.search(
             vector, k=options.k, filter=question.filter, rerank=stage, query_document=question.text
         )
-        talker.say(f"   re-ranked by {stage.name} (the best {stage.depth}):")
+        named = ", then ".join(one.model for one in second.receipt.rerank)
+        talker.say(f"   re-ranked by {named or 'nothing'}, the best {stage.depth}:")
         talker.say(hits_table(second, reranked=True))
         for one in second.receipt.rerank:
             failed = f", {one.n_failed} could not be scored" if one.n_failed else ""

@@ -221,7 +221,8 @@ def signature_words(node: Definition) -> tuple[str, ...]:
         if parameter is not None and parameter.arg not in ("self", "cls"):
             words[parameter.arg] = None
             words.update(dict.fromkeys(annotation_words(parameter.annotation)))
-    words.update(dict.fromkeys(annotation_words(function.returns)))
+    if function is node:
+        words.update(dict.fromkeys(annotation_words(function.returns)))
     return tuple(words)
 
 

@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,16 +24,6 @@ CHARS_READ = 800
 """A docstring's beginning says what it is about; the rest is examples and references."""
 WORD = re.compile(r"[a-z][a-z0-9]+")
 ENDINGS = (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", ""), ("s", ""))
-
-
-class Vectorizer(Protocol):
-    """The part of scikit-learn's TfidfVectorizer that is used here."""
-
-    idf_: Any
-
-    def transform(self, texts: Sequence[str]) -> Any:
-        """Return a sparse float32 matrix (n, words)."""
-        ...
 
 
 class Embedding:
@@ -103,10 +94,13 @@ class Embedding:
             CorruptData: the file is missing or is not such an archive.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            archive = np.load(path, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
+            with archive:
                 words = archive["vocabulary"].tolist()
                 idf, components = archive["idf"], archive["components"]
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise CorruptData(
                 f"{path} holds no embedding ({error}); run `vstore demo` once to write it"
             ) from error

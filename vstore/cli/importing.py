@@ -110,7 +110,10 @@ def load_npy(path: Path, mmap: bool) -> Any:
     try:
         return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"{path} is no .npy file of plain numbers or text: {error}") from error
+        raise InvalidInput(
+            f"{path} is no .npy file of plain numbers or text (pickled objects are not read); "
+            "write it with numpy.save"
+        ) from error
 
 
 def jsonl_batches(path: Path, keys: Keys, batch_rows: int) -> Iterator[Batch]:

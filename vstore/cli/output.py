@@ -95,7 +95,8 @@ def hit_dict(hit: Hit) -> dict[str, Any]:
     """Return a hit as JSON shows it; an image is told by its size only."""
     return {
         "id": hit.id,
-        "score": hit.score,
+        # A re-ranker answers NaN for a document that it could not score; JSON has no NaN.
+        "score": hit.score if hit.score == hit.score else None,
         "distance": hit.distance,
         "first_score": hit.first_score,
         "first_rank": hit.first_rank,
