@@ -35,9 +35,20 @@ def test_the_least_recently_used_goes_first():
     cache.admit([entry(3)])
     assert cache.get(BlockKey("s", "payload", 1)) is None
     assert [cache.get(BlockKey("s", "payload", b)) for b in (0, 2, 3)] == ["value 0", "value 2", "value 3"]
-    cache.touch([BlockKey("s", "payload", 0), BlockKey("s", "payload", 77)])
-    cache.admit([entry(4), entry(5)])
-    assert cache.get(BlockKey("s", "payload", 0)) == "value 0"
+
+
+def test_rows_do_not_push_out_what_guides_the_next_query():
+    cache = BlockCache(100)
+    cache.tables("s", make_tables)
+    cache.admit([entry(block, LISTS) for block in range(5)])
+    for block in range(50):
+        cache.admit([entry(block)])
+    assert all(cache.tables("s", make_tables).has_lists(block) for block in range(5))
+    cache.admit([entry(block, CODES) for block in range(5)])
+    tables = cache.tables("s", make_tables)
+    assert sum(tables.has_lists(b) + tables.has_codes(b) for b in range(5)) >= 7, (
+        "rows keep a quarter at most"
+    )
 
 
 def test_the_limit_holds_and_is_counted():

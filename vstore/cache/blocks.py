@@ -1,4 +1,7 @@
-"""Decoded blocks of shards in memory, least recently used out first, under one byte limit.
+"""Decoded blocks of shards in memory under one byte limit, least recently used out first.
+
+Rows (exact vectors and payload) are read a few at a time by every query and would push out what
+guides the next one. So while they hold more than a quarter of the limit, a row block goes first.
 
 Kernels find lists and codes through a shard's block tables, so the cache keeps the tables too. A
 published table is never changed: admitting or evicting a block publishes a new one, and a query that
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +21,9 @@ from vstore_kernels.search import BlockTables
 
 LISTS: Final = "lists"
 CODES: Final = "codes"
+ROWS: Final = frozenset({"vectors", "payload"})
+"""Sections of rows: what answers show, not what finds them."""
+ROWS_SHARE: Final = 0.25
 
 
 class BlockKey(NamedTuple):
@@ -57,7 +63,9 @@ class BlockCache:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
-        self._blocks: OrderedDict[BlockKey, Block] = OrderedDict()
+        self._guides: OrderedDict[BlockKey, Block] = OrderedDict()
+        self._rows: OrderedDict[BlockKey, Block] = OrderedDict()
+        self._rows_bytes = 0
         self._tables: dict[str, BlockTables] = {}
         self._size_bytes = 0
         self._n_admitted = 0
@@ -79,18 +87,12 @@ class BlockCache:
     def get(self, key: BlockKey) -> Any | None:
         """Return a block's value and mark it used, or None where it is not resident."""
         with self._lock:
-            block = self._blocks.get(key)
+            queue = self._queue(key)
+            block = queue.get(key)
             if block is None:
                 return None
-            self._blocks.move_to_end(key)
+            queue.move_to_end(key)
             return block.value
-
-    def touch(self, keys: Iterable[BlockKey]) -> None:
-        """Mark blocks as just used; those not resident are passed over."""
-        with self._lock:
-            for key in keys:
-                if key in self._blocks:
-                    self._blocks.move_to_end(key)
 
     def admit(self, blocks: Sequence[Block]) -> None:
         """Take blocks in, and evict the least recently used until the limit holds.
@@ -101,15 +103,17 @@ class BlockCache:
         changed: dict[str, BlockTables] = {}
         with self._lock:
             for block in blocks:
-                if block.size_bytes > self._limit_bytes or block.key in self._blocks:
+                queue = self._queue(block.key)
+                if block.size_bytes > self._limit_bytes or block.key in queue:
                     continue
-                self._blocks[block.key] = block
-                self._size_bytes += block.size_bytes
+                queue[block.key] = block
+                self._weigh(block, 1)
                 self._n_admitted += 1
                 self._publish_later(changed, block.key, block.value)
             while self._size_bytes > self._limit_bytes:
-                key, victim = self._blocks.popitem(last=False)
-                self._size_bytes -= victim.size_bytes
+                rows_first = self._rows_bytes > ROWS_SHARE * self._limit_bytes or not self._guides
+                key, victim = (self._rows if rows_first else self._guides).popitem(last=False)
+                self._weigh(victim, -1)
                 self._n_evicted += 1
                 self._publish_later(changed, key, None)
             self._tables.update(changed)
@@ -117,16 +121,29 @@ class BlockCache:
     def drop_shard(self, shard_id: str) -> None:
         """Forget every block of a shard that no manifest names any more."""
         with self._lock:
-            for key in [key for key in self._blocks if key.shard_id == shard_id]:
-                self._size_bytes -= self._blocks.pop(key).size_bytes
+            for queue in (self._guides, self._rows):
+                for key in [key for key in queue if key.shard_id == shard_id]:
+                    self._weigh(queue.pop(key), -1)
             self._tables.pop(shard_id, None)
 
     def stats(self) -> CacheStats:
         """Return what the cache holds and has done."""
         with self._lock:
             return CacheStats(
-                len(self._blocks), self._size_bytes, self._limit_bytes, self._n_admitted, self._n_evicted
+                len(self._guides) + len(self._rows),
+                self._size_bytes,
+                self._limit_bytes,
+                self._n_admitted,
+                self._n_evicted,
             )
+
+    def _queue(self, key: BlockKey) -> OrderedDict[BlockKey, Block]:
+        return self._rows if key.section in ROWS else self._guides
+
+    def _weigh(self, block: Block, sign: int) -> None:
+        self._size_bytes += sign * block.size_bytes
+        if block.key.section in ROWS:
+            self._rows_bytes += sign * block.size_bytes
 
     def _publish_later(self, changed: dict[str, BlockTables], key: BlockKey, value: Any | None) -> None:
         if key.section not in (LISTS, CODES) or key.shard_id not in self._tables:
