@@ -1,6 +1,10 @@
-"""Filtered expansion (ACORN-1, Patel et al. 2024, with the local switch of NaviX) and the seeds from clusters."""
+"""Filtered expansion (ACORN-1, Patel et al. 2024, with the local switch of NaviX) and the seeds from
+clusters.
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +12,7 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.bitmap import passes
 from vstore_kernels.intrinsics import load_i32, prefetch
-from vstore_kernels.jit import kernel
+from vstore_kernels.jit import Int, kernel
 from vstore_kernels.layout import (
     MAX_TWO_HOP_FOUND,
     N_FILTER_CHECKS,
@@ -16,8 +20,10 @@ from vstore_kernels.layout import (
     N_TWO_HOPS,
     NO_NODE,
 )
+from vstore_kernels.views import EPOCH, SearchView, TableView
 
-_NO_FILTER = np.empty(0, np.uint64)
+_AHEAD: Final = 4
+_NO_FILTER: Final = np.empty(0, np.uint64)
 
 
 def pick_seeds(
@@ -58,75 +64,55 @@ def _pick(
     passing: NDArray[np.uint64],
     filtered: bool,
     out: NDArray[np.int32],
-) -> int:
+) -> Int:
     m = 0
     for t in range(order.shape[0]):
         c = np.int64(order[t])
         for node in range(offsets[c], offsets[c + 1]):
             if m == out.shape[0]:
-                return m
+                return np.int64(m)
             if not filtered or passes(passing, node):
                 out[m] = node
                 m += 1
-    return m
+    return np.int64(m)
 
 
 @kernel()
-def undo_visits(
-    nodes: NDArray[np.int32], m: int, failing: NDArray[np.int32], n_failing: int, visited: NDArray[np.uint32]
-) -> int:
-    """Take back the stamps of `nodes[:m]` and `failing[:n_failing]`; return -1, which says that a block lacks."""
+def undo_visits(search: SearchView, m: Int, n_failing: Int) -> Int:
+    """Take back the stamps of `buffer[:m]` and `failing[:n_failing]`; return -1, for "a block lacks"."""
     for t in range(m):
-        visited[nodes[t]] = np.uint32(0)
+        search.visited[search.buffer[t]] = np.uint32(0)
     for t in range(n_failing):
-        visited[failing[t]] = np.uint32(0)
+        search.visited[search.failing[t]] = np.uint32(0)
     return -1
 
 
 @kernel()
-def gather_passing(
-    node: int,
-    list_table: NDArray[np.int64],
-    code_table: NDArray[np.int64],
-    block_shift: int,
-    M0: int,
-    resident: bool,
-    passing: NDArray[np.uint64],
-    visited: NDArray[np.uint32],
-    epoch: np.uint32,
-    buffer: NDArray[np.int32],
-    failing: NDArray[np.int32],
-    counters: NDArray[np.int64],
-) -> int:
+def gather_passing(node: Int, search: SearchView, tables: TableView, passing: NDArray[np.uint64]) -> Int:
     """Collect the unvisited passing nodes within reach of `node` and stamp them; return their number.
 
     One hop where at least half of the neighbours pass; else also through the failing ones, until
-    MAX_TWO_HOP_FOUND passing nodes were found. Returns -1, with nothing changed, when a block lacks.
+    MAX_TWO_HOP_FOUND passing nodes were found. Returns -1, with nothing changed, when a block lacks: what is
+    collected must be scorable.
 
     Args:
         node: node id.
-        list_table: int64 [n_blocks], addresses of list blocks.
-        code_table: int64 [n_blocks], addresses of code blocks: what is collected must be scorable.
-        block_shift: log2 of the rows of a block.
-        M0: columns of a list block.
-        resident: whether every block is there.
+        search: `buffer` receives the nodes; visited, failing and counters are mutated too.
+        tables: read only.
         passing: uint64 bitmap.
-        visited: uint32 [n], mutated; also of the failing nodes that were crossed.
-        epoch: this search's stamp.
-        buffer: int32 [2 M0 + MAX_TWO_HOP_FOUND], receives the nodes.
-        failing: int32 [M0], buffer.
-        counters: int64 [N_COUNTERS], mutated when nothing lacks.
     """
-    mask = (np.int64(1) << block_shift) - 1
-    address = list_table[node >> block_shift]
-    if not resident and address == 0:
+    visited = search.visited
+    epoch = np.uint32(search.state[EPOCH])
+    mask = (np.int64(1) << tables.block_shift) - 1
+    address = tables.lists[node >> tables.block_shift]
+    if not tables.resident and address == 0:
         return -1
-    start = (node & mask) * M0 * 4
+    start = (node & mask) * tables.M0 * 4
     m = 0
     n_failing = 0
     n_passing = 0
     degree = 0
-    for t in range(M0):
+    for t in range(tables.M0):
         other = np.int64(load_i32(address, start + 4 * t))
         if other == NO_NODE:
             break
@@ -134,48 +120,61 @@ def gather_passing(
         if passes(passing, other):
             n_passing += 1
             if visited[other] != epoch:
-                if not resident and code_table[other >> block_shift] == 0:
-                    return undo_visits(buffer, m, failing, 0, visited)
+                if not tables.resident and tables.codes[other >> tables.block_shift] == 0:
+                    return undo_visits(search, m, 0)
                 visited[other] = epoch
-                buffer[m] = other
+                search.buffer[m] = other
                 m += 1
         elif visited[other] != epoch:
-            failing[n_failing] = other
+            search.failing[n_failing] = other
             n_failing += 1
-    n_checks = degree
-    n_lists = 1
     if 2 * n_passing < degree:
-        for t in range(min(n_failing, 4)):
-            far = np.int64(failing[t])
-            prefetch(list_table[far >> block_shift], (far & mask) * M0 * 4)
-        found = n_passing
-        for t in range(n_failing):
-            if found >= MAX_TWO_HOP_FOUND:
+        m = _gather_beyond(search, tables, passing, m, n_failing, n_passing)
+        if m < 0:
+            return np.int64(m)
+    search.counters[N_FILTER_CHECKS] += degree
+    search.counters[N_LISTS] += 1
+    return np.int64(m)
+
+
+@kernel()
+def _gather_beyond(
+    search: SearchView, tables: TableView, passing: NDArray[np.uint64], m: Int, n_failing: Int, found: Int
+) -> Int:
+    """Append what passes among the neighbours of the failing nodes; return the new length, or -1 as above."""
+    visited = search.visited
+    epoch = np.uint32(search.state[EPOCH])
+    mask = (np.int64(1) << tables.block_shift) - 1
+    n_checks = 0
+    crossed = 0
+    for t in range(min(n_failing, _AHEAD)):
+        far = np.int64(search.failing[t])
+        prefetch(tables.lists[far >> tables.block_shift], (far & mask) * tables.M0 * 4)
+    while crossed < n_failing and found < MAX_TWO_HOP_FOUND:
+        if crossed + _AHEAD < n_failing:
+            far = np.int64(search.failing[crossed + _AHEAD])
+            prefetch(tables.lists[far >> tables.block_shift], (far & mask) * tables.M0 * 4)
+        middle = np.int64(search.failing[crossed])
+        address = tables.lists[middle >> tables.block_shift]
+        if not tables.resident and address == 0:
+            return undo_visits(search, m, crossed)
+        visited[middle] = epoch
+        crossed += 1
+        start = (middle & mask) * tables.M0 * 4
+        for s in range(tables.M0):
+            other = np.int64(load_i32(address, start + 4 * s))
+            if other == NO_NODE:
                 break
-            if t + 4 < n_failing:
-                far = np.int64(failing[t + 4])
-                prefetch(list_table[far >> block_shift], (far & mask) * M0 * 4)
-            middle = np.int64(failing[t])
-            far_address = list_table[middle >> block_shift]
-            if not resident and far_address == 0:
-                return undo_visits(buffer, m, failing, t, visited)
-            visited[middle] = epoch
-            n_lists += 1
-            far_start = (middle & mask) * M0 * 4
-            for s in range(M0):
-                other = np.int64(load_i32(far_address, far_start + 4 * s))
-                if other == NO_NODE:
-                    break
-                if visited[other] != epoch:
-                    n_checks += 1
-                    if passes(passing, other):
-                        if not resident and code_table[other >> block_shift] == 0:
-                            return undo_visits(buffer, m, failing, t + 1, visited)
-                        visited[other] = epoch
-                        buffer[m] = other
-                        m += 1
-                        found += 1
-        counters[N_TWO_HOPS] += 1
-    counters[N_FILTER_CHECKS] += n_checks
-    counters[N_LISTS] += n_lists
-    return m
+            if visited[other] != epoch:
+                n_checks += 1
+                if passes(passing, other):
+                    if not tables.resident and tables.codes[other >> tables.block_shift] == 0:
+                        return undo_visits(search, m, crossed)
+                    visited[other] = epoch
+                    search.buffer[m] = other
+                    m += 1
+                    found += 1
+    search.counters[N_FILTER_CHECKS] += n_checks
+    search.counters[N_LISTS] += crossed
+    search.counters[N_TWO_HOPS] += 1
+    return np.int64(m)

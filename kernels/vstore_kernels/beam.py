@@ -1,22 +1,24 @@
-"""The beam: a sorted array of nodes and distances, where a node that was expanded is stored as its complement."""
+"""The beam: a sorted array of nodes and distances, where a node that was expanded is stored as its
+complement.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.jit import kernel
+from vstore_kernels.jit import Int, kernel
 
 
 @kernel()
 def insert(
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],
-    size: int,
-    capacity: int,
-    node: int,
+    size: Int,
+    capacity: Int,
+    node: Int,
     distance: np.float32,
-) -> tuple[int, int]:
+) -> tuple[Int, Int]:
     """Insert a node into the beam, after equal distances; return (position, new size).
 
     The position is `capacity` when the beam is full of nearer or equal ones and the node was dropped.
@@ -33,26 +35,31 @@ def insert(
         if not distance < distances[size - 1]:
             return capacity, size
         size -= 1
-    low = 0
-    high = size
+    # Unsigned positions spare numba's test for negative ones, which keeps the shift from becoming wide moves.
+    one = np.uint64(1)
+    low = np.uint64(0)
+    high = np.uint64(size)
     while low < high:
-        middle = (low + high) >> 1
+        middle = (low + high) >> one
         if distances[middle] <= distance:
-            low = middle + 1
+            low = middle + one
         else:
             high = middle
-    for t in range(size, low, -1):
-        nodes[t] = nodes[t - 1]
-        distances[t] = distances[t - 1]
+    at = np.uint64(size)
+    while at > low:
+        before = at - one
+        nodes[at] = nodes[before]
+        distances[at] = distances[before]
+        at = before
     nodes[low] = node
     distances[low] = distance
-    return low, size + 1
+    return np.int64(low), size + 1
 
 
 @kernel()
 def heap_push(
-    nodes: NDArray[np.int32], distances: NDArray[np.float32], size: int, node: int, distance: np.float32
-) -> int:
+    nodes: NDArray[np.int32], distances: NDArray[np.float32], size: Int, node: Int, distance: np.float32
+) -> Int:
     """Push onto a binary min-heap (int32 and float32, mutated; ties by node id); return the new size."""
     at = size
     while at > 0:
@@ -68,7 +75,7 @@ def heap_push(
 
 
 @kernel()
-def heap_pop(nodes: NDArray[np.int32], distances: NDArray[np.float32], size: int) -> int:
+def heap_pop(nodes: NDArray[np.int32], distances: NDArray[np.float32], size: Int) -> Int:
     """Remove the root of a binary min-heap (size >= 1, arrays mutated); return the new size."""
     size -= 1
     node = nodes[size]
@@ -93,5 +100,5 @@ def heap_pop(nodes: NDArray[np.int32], distances: NDArray[np.float32], size: int
 
 
 @kernel()
-def _before(distance: np.float32, node: int, other_distance: np.float32, other_node: int) -> bool:
-    return distance < other_distance or (distance == other_distance and node < other_node)
+def _before(distance: np.float32, node: Int, other_distance: np.float32, other_node: Int) -> bool:
+    return bool(distance < other_distance or (distance == other_distance and node < other_node))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.intrinsics import popcount as _popcount
 from vstore_kernels.intrinsics import trailing_zeros as _trailing_zeros
-from vstore_kernels.jit import kernel
+from vstore_kernels.jit import Int, kernel
 
 Bitmap = NDArray[np.uint64]
 
@@ -49,7 +49,8 @@ def indices(bitmap: Bitmap) -> NDArray[np.int32]:
 
 
 def range_counts(bitmap: Bitmap, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return int64 [K]: the ones of `bitmap` in each range [offsets[k], offsets[k + 1]), offsets int64 [K + 1].
+    """Return int64 [K]: the ones of `bitmap` in each range [offsets[k], offsets[k + 1]), offsets int64 [K +
+    1].
 
     Raises:
         ValueError: offsets that descend or lie outside the bitmap.
@@ -129,9 +130,9 @@ def _same(a: Bitmap, b: Bitmap) -> None:
 
 
 @kernel()
-def passes(bitmap: Bitmap, node: int) -> bool:
+def passes(bitmap: Bitmap, node: Int) -> bool:
     """Return whether bit `node` (int64) of `bitmap` is one; for use inside kernels."""
-    return (bitmap[node >> 6] >> np.uint64(node & 63)) & np.uint64(1) != np.uint64(0)
+    return bool((bitmap[node >> 6] >> np.uint64(node & 63)) & np.uint64(1))
 
 
 @kernel()

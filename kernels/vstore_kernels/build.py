@@ -1,10 +1,10 @@
 """HNSW construction (Malkov & Yashunin 2018) by batches on a frozen prefix (ParlayANN, Manohar et al. 2024).
 
 A batch of nodes searches the graph of all earlier batches, so its searches are independent of each other; the
-reverse links are then grouped by target and each target is rewritten once. The graph is therefore the same for any
-number of threads. Nodes enter by descending level, which is a random order still (levels are drawn independently)
-and lets the entry point stand from the start. Within a batch they go in id order: ids are in cluster order, so
-neighbouring searches share cache lines.
+reverse links are then grouped by target and each target is rewritten once. The graph is therefore the same
+for any number of threads. Nodes enter by descending level, which is a random order still (levels are drawn
+independently) and lets the entry point stand from the start. Within a batch they go in id order: ids are in
+cluster order, so neighbouring searches share cache lines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
-from vstore_kernels.insertion import InsertScratch, add_reverse_links, find_links
+from vstore_kernels.insertion import InsertScratch, add_reverse_links, find_links, link_orphans
 from vstore_kernels.layout import MAX_NODES, NO_NODE
 from vstore_kernels.parallel import run_chunks
 
@@ -104,10 +104,11 @@ def build_hnsw(
     n_threads: int = 1,
     progress: Progress | None = None,
 ) -> HNSWGraph:
-    """Return the HNSW graph of `space` (float32 [n, d'], n >= 1, finite, C-contiguous, best in cluster order).
+    """Return the HNSW graph of `space` (float32 [n, d'], n >= 1, finite, C-contiguous, best in cluster
+    order).
 
-    The graph depends on space, M, ef_construction and seed only. `progress(done, n)` is called on this thread after
-    each batch. Ctrl-C stops within some milliseconds.
+    The graph depends on space, M, ef_construction and seed only. `progress(done, n)` is called on this thread
+    after each batch. Ctrl-C stops within some milliseconds.
 
     Raises:
         TypeError: not float32.
@@ -119,7 +120,8 @@ def build_hnsw(
         raise ValueError(f"space has {n} rows; a graph needs from 1 to {MAX_NODES - 1}")
     if M < 2 or ef_construction < 1 or n_threads < 1:
         raise ValueError(
-            f"M is {M}, ef_construction {ef_construction}, n_threads {n_threads}; at least 2, 1 and 1 are needed"
+            f"M is {M}, ef_construction {ef_construction}, n_threads {n_threads}; "
+            "at least 2, 1 and 1 are needed"
         )
     builder = _Builder(space, M, max(ef_construction, M), seed, n_threads)
     done = 1
@@ -167,6 +169,7 @@ class _Builder:
 
     def finish(self) -> HNSWGraph:
         """Return the graph, its upper links turned into ranks."""
+        link_orphans(self._space, self._neighbors)
         ranks = np.searchsorted(self._upper_nodes, self._upper).astype(np.int32)
         ranks[self._upper == NO_NODE] = NO_NODE
         entry = int(self._order[0])

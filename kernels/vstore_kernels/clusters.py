@@ -1,7 +1,8 @@
-"""Cluster order: k-means clusters of some hundred rows, balanced, chained so that near clusters have near ids.
+"""Cluster order: k-means clusters of some hundred rows, balanced, chained so that near clusters have near
+ids.
 
-The order depends on the data, the seed and the sizes only: rows are assigned by a kernel in fixed chunks, not by a
-BLAS whose sums depend on its threads.
+The order depends on the data, the seed and the sizes only: rows are assigned by a kernel in fixed chunks, not
+by a BLAS whose sums depend on its threads.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def cluster_order(
 ) -> ClusterOrder:
     """Return the cluster order of `space` (float32 [n, d'], n >= 1, finite).
 
-    Clusters have about `cluster_rows` rows, none more than four times the mean. The result is the same for any
-    `n_threads`. `progress(done, n)` is called now and then with the rows placed.
+    Clusters have about `cluster_rows` rows, none more than four times the mean. The result is the same for
+    any `n_threads`. `progress(done, n)` is called now and then with the rows placed.
 
     Raises:
         TypeError: not float32.
@@ -91,7 +92,8 @@ def nearest_clusters(
     Args:
         query: float32 [d], as the caller gave it.
         centroids: float32 [K, d'], d' = d, or d + 1 under dot (the augmented space).
-        metric: orders by squared L2; under cosine after normalising the query; under dot by -query.centroid, which
+        metric: orders by squared L2; under cosine after normalising the query; under dot by -query.centroid,
+            which
             is what the mean score of a cluster's rows comes to.
 
     Raises:

@@ -1,12 +1,13 @@
 """Scalar-quantized codes and distance estimates from them.
 
-A component is coded as a signed byte between the least and greatest value of its dimension, so nothing is ever
-clipped in the rows that trained the codes: x ~ center + scale * c. Every metric's estimate then has one form,
+A component is coded as a signed byte between the least and greatest value of its dimension, so nothing is
+ever clipped in the rows that trained the codes: x ~ center + scale * c. Every metric's estimate then has one
+form,
 
     estimate_i = base + bias_i + <weights, c_i>
 
-where `base` and `weights` depend on the query only and `bias_i` (squared L2 only) is stored beside the row's codes:
-|q - x|^2 = |q - center|^2 + sum (scale c)^2 - 2 sum (q - center) scale c.
+where `base` and `weights` depend on the query only and `bias_i` (squared L2 only) is stored beside the row's
+codes: |q - x|^2 = |q - center|^2 + sum (scale c)^2 - 2 sum (q - center) scale c.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from numpy.typing import NDArray
 
 from vstore_kernels import gate
 from vstore_kernels.intrinsics import load_f32, load_i8, prefetch
-from vstore_kernels.jit import sum_kernel
+from vstore_kernels.jit import Int, sum_kernel
+from vstore_kernels.layout import METRICS
 
 BITS: Final = (8,)
 _LEVELS: Final = 127
 _CHUNK_ROWS: Final = 16_384
 _AHEAD: Final = 4
+_L2: Final = METRICS.index("l2")
+_COSINE: Final = METRICS.index("cosine")
 
 
 def row_bytes(d: int, metric: str, bits: int = 8) -> int:
@@ -115,7 +119,8 @@ class QueryCode:
 
 
 def train_codes(vectors: NDArray[np.float32], metric: str, bits: int = 8) -> CodeParams:
-    """Return the code parameters for `vectors` (float32 [n, d], n >= 1; under cosine they are normalised here).
+    """Return the code parameters for `vectors` (float32 [n, d], n >= 1; under cosine they are normalised
+    here).
 
     Raises:
         TypeError: not float32.
@@ -175,38 +180,19 @@ def prepare_query(query: NDArray[np.float32], params: CodeParams) -> QueryCode:
     gate.array("query", query, np.float32, 1)
     if query.size != params.d:
         raise ValueError(f"query has {query.size} dimensions; the codes have {params.d}")
-    scale = params.scale
-    # A uniform rounding error over one step has variance step^2 / 12.
-    if params.metric == "l2":
-        shifted = query - params.center
-        step_square = float(np.dot(scale, scale))
-        base = float(np.dot(shifted, shifted))
-        # The gap between query and row is taken to spread over the dimensions as their ranges do.
-        growth = float(np.dot(scale**2, scale**2)) / step_square / 3 if step_square > 0 else 0.0
-        weights, bias_at, at_zero = -2 * shifted * scale, params.d, step_square / 12
-    else:
-        if params.metric == "cosine":
-            norm = math.sqrt(float(np.dot(query, query)))
-            query = query / np.float32(norm) if norm > 0 else query
-        weights = -query * scale
-        base = (1.0 if params.metric == "cosine" else 0.0) - float(np.dot(query, params.center))
-        at_zero = math.sqrt(float(np.dot(weights, weights)) / 12)
-        growth, bias_at = 0.0, 0
-    return QueryCode(
-        np.ascontiguousarray(weights, dtype=np.float32),
-        base,
-        bias_at,
-        params.bits,
-        params.row_bytes,
-        at_zero,
-        growth,
+    weights = np.empty(params.d, np.float32)
+    base, at_zero, growth = _prepare(
+        query, params.center, params.scale, METRICS.index(params.metric), weights
     )
+    bias_at = params.d if params.metric == "l2" else 0
+    return QueryCode(weights, base, bias_at, params.bits, params.row_bytes, at_zero, growth)
 
 
 def estimate(
     query_code: QueryCode, codes: NDArray[np.uint8], node_ids: NDArray[np.integer] | None = None
 ) -> NDArray[np.float32]:
-    """Return estimated distances (float32 [m]) to rows of `codes` (uint8 [n, row_bytes]), all or `node_ids`' [m].
+    """Return estimated distances (float32 [m]) to rows of `codes` (uint8 [n, row_bytes]), all or `node_ids`'
+    [m].
 
     Raises:
         TypeError: a wrong dtype.
@@ -224,7 +210,8 @@ def estimate(
 
 
 def error_std(query_code: QueryCode, distances: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return one standard deviation of (estimate - exact), float32 [m], for rows at `distances` (float32 [m]).
+    """Return one standard deviation of (estimate - exact), float32 [m], for rows at `distances` (float32
+    [m]).
 
     The model is uniform, independent rounding errors; under l2 the error grows with the distance.
     """
@@ -250,7 +237,49 @@ def _normalised(rows: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
 
 
 @sum_kernel()
-def score(address: int, weights: NDArray[np.float32], base: np.float32, bias_at: int) -> np.float32:
+def _prepare(
+    query: NDArray[np.float32],
+    center: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    metric: Int,
+    weights: NDArray[np.float32],
+) -> tuple[float, float, float]:
+    """Write the weights; return (base, error at distance 0, added variance per unit of distance)."""
+    d = query.shape[0]
+    shrink = np.float32(1)
+    if metric == _COSINE:
+        square = np.float32(0)
+        for j in range(d):
+            square += query[j] * query[j]
+        if square > np.float32(0):
+            shrink = np.float32(1) / np.float32(np.sqrt(square))
+    base = np.float32(0)
+    step_square = np.float32(0)
+    if metric == _L2:
+        step_fourth = np.float32(0)
+        for j in range(d):
+            shifted = query[j] - center[j]
+            weights[j] = np.float32(-2) * shifted * scale[j]
+            base += shifted * shifted
+            step = scale[j] * scale[j]
+            step_square += step
+            step_fourth += step * step
+        # The gap between query and row is taken to spread over the dimensions as their ranges do.
+        growth = step_fourth / step_square / 3.0 if step_square > np.float32(0) else 0.0
+        return float(base), step_square / 12.0, growth
+    for j in range(d):
+        component = query[j] * shrink
+        weights[j] = -component * scale[j]
+        base -= component * center[j]
+        step_square += weights[j] * weights[j]
+    if metric == _COSINE:
+        base += np.float32(1)
+    # A uniform rounding error over one step has variance step^2 / 12.
+    return float(base), math.sqrt(step_square / 12.0), 0.0
+
+
+@sum_kernel()
+def score(address: Int, weights: NDArray[np.float32], base: np.float32, bias_at: Int) -> np.float32:
     """Return the estimate for the row at `address`; weights float32 [d]; for use inside kernels."""
     total = np.float32(0)
     for j in range(weights.shape[0]):
@@ -261,7 +290,7 @@ def score(address: int, weights: NDArray[np.float32], base: np.float32, bias_at:
 
 
 @sum_kernel()
-def prefetch_row(address: int, n_bytes: int) -> None:
+def prefetch_row(address: Int, n_bytes: Int) -> None:
     """Prefetch the row at `address`, at most its first 1,024 bytes; for use inside kernels."""
     for line in range(0, min(n_bytes, 1024), 64):
         prefetch(address, line)
@@ -272,7 +301,7 @@ def _estimate(
     codes: NDArray[np.uint8],
     weights: NDArray[np.float32],
     base: np.float32,
-    bias_at: int,
+    bias_at: Int,
     node_ids: NDArray[np.int32],
     out: NDArray[np.float32],
 ) -> None:

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from vstore_kernels import gate
 from vstore_kernels.intrinsics import prefetch
-from vstore_kernels.jit import sum_kernel
+from vstore_kernels.jit import Int, sum_kernel
+from vstore_kernels.layout import METRICS
 
-_L2, _COSINE, _DOT = 0, 1, 2
-_KIND = {"l2": _L2, "cosine": _COSINE, "dot": _DOT}
+_L2, _COSINE, _DOT = (METRICS.index(name) for name in ("l2", "cosine", "dot"))
 _AHEAD = 4
 _EMPTY = np.empty(0, np.int32)
 
@@ -27,7 +27,8 @@ def exact_distances(
         query: float32 [d].
         vectors: float32 [n, d].
         node_ids: integers [m], the rows wanted in that order, or None for all.
-        metric: "l2" gives |q - x|^2, "cosine" 1 - q.x / (|q| |x|), never negative, and 1 where a norm is zero,
+        metric: "l2" gives |q - x|^2, "cosine" 1 - q.x / (|q| |x|), never negative, and 1 where a norm is
+            zero,
             "dot" -q.x.
 
     Raises:
@@ -36,7 +37,7 @@ def exact_distances(
     """
     gate.array("query", query, np.float32, 1)
     gate.array("vectors", vectors, np.float32, 2)
-    kind = _KIND[gate.metric(metric)]
+    kind = METRICS.index(gate.metric(metric))
     if query.size != vectors.shape[1]:
         raise ValueError(f"query has {query.size} dimensions; the vectors have {vectors.shape[1]}")
     every = node_ids is None
@@ -47,7 +48,7 @@ def exact_distances(
 
 
 @sum_kernel()
-def squared_l2(a: NDArray[np.float32], vectors: NDArray[np.float32], row: int) -> np.float32:
+def squared_l2(a: NDArray[np.float32], vectors: NDArray[np.float32], row: Int) -> np.float32:
     """Return |a - vectors[row]|^2; a float32 [d], vectors float32 [n, d]; for use inside kernels."""
     total = np.float32(0)
     for j in range(a.shape[0]):
@@ -57,7 +58,7 @@ def squared_l2(a: NDArray[np.float32], vectors: NDArray[np.float32], row: int) -
 
 
 @sum_kernel()
-def dot_product(a: NDArray[np.float32], vectors: NDArray[np.float32], row: int) -> np.float32:
+def dot_product(a: NDArray[np.float32], vectors: NDArray[np.float32], row: Int) -> np.float32:
     """Return a . vectors[row]; a float32 [d], vectors float32 [n, d]; for use inside kernels."""
     total = np.float32(0)
     for j in range(a.shape[0]):
@@ -71,7 +72,7 @@ def _exact(
     vectors: NDArray[np.float32],
     node_ids: NDArray[np.int32],
     every: bool,
-    kind: int,
+    kind: Int,
     out: NDArray[np.float32],
 ) -> None:
     d = query.shape[0]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.layout import METRICS
+from vstore_kernels.jit import kernel
+from vstore_kernels.layout import MAX_NODES, METRICS
 
 
 def array(name: str, value: Any, dtype: Any, ndim: int) -> NDArray[Any]:
@@ -46,14 +47,34 @@ def node_ids(name: str, value: Any, n: int) -> NDArray[np.int32]:
         TypeError: not integers.
         ValueError: not one-dimensional, or an id out of range.
     """
+    if not (isinstance(value, np.ndarray) and value.dtype == np.int32 and value.flags.c_contiguous):
+        value = _as_int32(name, value)
+    if value.ndim != 1:
+        raise ValueError(f"{name} has {value.ndim} dimensions; it must have 1")
+    if not _in_range(value, n):
+        low, high = int(value.min()), int(value.max())
+        raise ValueError(f"{name} holds {low if low < 0 else high}; node ids must be from 0 to {n - 1}")
+    ids: NDArray[np.int32] = value
+    return ids
+
+
+def _as_int32(name: str, value: Any) -> NDArray[np.int32]:
     ids = np.asarray(value)
-    if ids.ndim != 1:
-        raise ValueError(f"{name} has {ids.ndim} dimensions; it must have 1")
     if ids.size == 0:
-        return np.empty(0, np.int32)
+        return np.empty(ids.shape, np.int32)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {ids.dtype}; it must hold integers")
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= n:
-        raise ValueError(f"{name} holds {low if low < 0 else high}; node ids must be from 0 to {n - 1}")
+    if low < 0 or high >= MAX_NODES:
+        raise ValueError(
+            f"{name} holds {low if low < 0 else high}; node ids must be from 0 to {MAX_NODES - 1}"
+        )
     return np.ascontiguousarray(ids, dtype=np.int32)
+
+
+@kernel()
+def _in_range(ids: NDArray[np.int32], n: int) -> bool:
+    inside = True
+    for t in range(ids.shape[0]):
+        inside &= 0 <= ids[t] < n
+    return inside

@@ -11,7 +11,7 @@ from vstore_kernels.beam import insert
 from vstore_kernels.codes import prefetch_row
 from vstore_kernels.distance import squared_l2
 from vstore_kernels.intrinsics import prefetch
-from vstore_kernels.jit import sum_kernel
+from vstore_kernels.jit import Int, sum_kernel
 from vstore_kernels.layout import NO_NODE
 from vstore_kernels.select import select_neighbors
 
@@ -39,9 +39,9 @@ def _greedy(
     query: NDArray[np.float32],
     links: NDArray[np.int32],
     first_row: NDArray[np.int32],
-    level: int,
-    entry: int,
-) -> int:
+    level: Int,
+    entry: Int,
+) -> Int:
     best = squared_l2(query, space, entry)
     moved = True
     while moved:
@@ -65,16 +65,16 @@ def _search_level(
     query: NDArray[np.float32],
     links: NDArray[np.int32],
     first_row: NDArray[np.int32],
-    level: int,
-    entry: int,
-    ef: int,
+    level: Int,
+    entry: Int,
+    ef: Int,
     visited: NDArray[np.uint32],
     epoch: np.uint32,
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],
     buffer: NDArray[np.int32],
-) -> int:
-    """Fill the beam with the ef nearest nodes found from `entry`; return its size. Algorithm 2 of the paper."""
+) -> Int:
+    """Fill the beam with the ef nearest nodes found from `entry`; return its size (Algorithm 2)."""
     n_bytes = space.shape[1] * 4
     base = np.int64(space.ctypes.data)
     links_base = np.int64(links.ctypes.data)
@@ -130,9 +130,9 @@ def find_links(
     first_row: NDArray[np.int32],
     neighbors: NDArray[np.int32],
     upper: NDArray[np.int32],
-    entry: int,
-    M: int,
-    ef: int,
+    entry: Int,
+    M: Int,
+    ef: Int,
     visited: NDArray[np.uint32],
     epochs: NDArray[np.uint32],
     nodes: NDArray[np.int32],
@@ -189,9 +189,9 @@ def add_reverse_links(
     rows: NDArray[np.int32],
     bounds: NDArray[np.int64],
     sources: NDArray[np.int32],
-    start: int,
-    stop: int,
-    longest: int,
+    start: Int,
+    stop: Int,
+    longest: Int,
 ) -> None:
     """Add the sources of each group to its owner's row, choosing again where the row is full.
 
@@ -231,3 +231,61 @@ def add_reverse_links(
         m = select_neighbors(space, candidates, distances, size, capacity, chosen)
         for t in range(capacity):
             links[row, t] = chosen[t] if t < m else NO_NODE
+
+
+@sum_kernel()
+def _is_copy(space: NDArray[np.float32], neighbors: NDArray[np.int32], node: Int) -> bool:
+    for t in range(neighbors.shape[1]):
+        other = np.int64(neighbors[node, t])
+        if other == NO_NODE:
+            break
+        if squared_l2(space[node], space, other) == np.float32(0):
+            return True
+    return False
+
+
+@sum_kernel()
+def link_orphans(space: NDArray[np.float32], neighbors: NDArray[np.int32]) -> None:
+    """Give each node of level 0 that no row names a link from one of its own neighbours.
+
+    Pruning can take a node's last incoming link; no walk would ever reach it again. The nearest neighbour
+    with room takes it, or else the nearest one drops its most often named link for it. A copy of one of its
+    neighbours stays as it is: more copies in reach would fill narrow beams and crowd out the rest.
+
+    Args:
+        space: float32 [n, d'].
+        neighbors: int32 [n, M0], -1 padded, mutated.
+    """
+    n, M0 = neighbors.shape
+    in_degree = np.zeros(n, np.int32)
+    for row in range(n):
+        for t in range(M0):
+            if neighbors[row, t] == NO_NODE:
+                break
+            in_degree[neighbors[row, t]] += 1
+    for orphan in range(n):
+        if in_degree[orphan] > 0 or neighbors[orphan, 0] == NO_NODE:
+            continue
+        if _is_copy(space, neighbors, orphan):
+            continue
+        for t in range(M0):
+            row = np.int64(neighbors[orphan, t])
+            if row == NO_NODE:
+                break
+            if neighbors[row, M0 - 1] == NO_NODE:
+                at = 0
+                while neighbors[row, at] != NO_NODE:
+                    at += 1
+                neighbors[row, at] = orphan
+                in_degree[orphan] += 1
+                break
+        if in_degree[orphan] == 0:
+            row = np.int64(neighbors[orphan, 0])
+            most = 0
+            for t in range(1, M0):
+                if in_degree[neighbors[row, t]] > in_degree[neighbors[row, most]]:
+                    most = t
+            if in_degree[neighbors[row, most]] > 1:
+                in_degree[neighbors[row, most]] -= 1
+                neighbors[row, most] = orphan
+                in_degree[orphan] += 1

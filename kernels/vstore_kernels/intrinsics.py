@@ -1,7 +1,7 @@
 """Loads through block addresses, prefetch and bit counts: what numba's Python subset lacks.
 
-An address is the `ctypes.data` of a live array; nothing here checks it, so only the gates that own the arrays may
-pass one. Under NUMBA_DISABLE_JIT=1 plain Python twins of the same names read through ctypes.
+An address is the `ctypes.data` of a live array; nothing here checks it, so only the gates that own the arrays
+may pass one. Under NUMBA_DISABLE_JIT=1 plain Python twins of the same names read through ctypes.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ _I32 = ir.IntType(32)
 
 
 def _pointer(builder: Any, address: Any, offset: Any, to: Any) -> Any:
-    # The offset goes through a GEP, not an addition before inttoptr: only so does the loop vectoriser see that
-    # consecutive offsets are consecutive bytes.
+    # The offset goes through a GEP, not an addition before inttoptr: only so does the loop vectoriser see
+    # that consecutive offsets are consecutive bytes.
     base = builder.inttoptr(address, _I8.as_pointer())
     return builder.bitcast(builder.gep(base, [offset]), to.as_pointer())
 
 
-def _python_load_i8(address: int, offset: int) -> int:
+def _python_load_i8(address: Any, offset: Any) -> Any:
     return ctypes.c_int8.from_address(address + offset).value
 
 
-def _python_load_i32(address: int, offset: int) -> int:
+def _python_load_i32(address: Any, offset: Any) -> Any:
     return ctypes.c_int32.from_address(address + offset).value
 
 
-def _python_load_f32(address: int, offset: int) -> float:
+def _python_load_f32(address: Any, offset: Any) -> Any:
     return ctypes.c_float.from_address(address + offset).value
 
 
-def _python_prefetch(address: int, offset: int) -> None:
+def _python_prefetch(address: Any, offset: Any) -> Any:
     return None
 
 
-def _python_popcount(word: int) -> int:
+def _python_popcount(word: Any) -> Any:
     return int(word).bit_count()
 
 
-def _python_trailing_zeros(word: int) -> int:
+def _python_trailing_zeros(word: Any) -> Any:
     word = int(word)
     return (word & -word).bit_length() - 1 if word else 64
 

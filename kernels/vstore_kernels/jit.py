@@ -1,7 +1,7 @@
 """The compiler options of every kernel, in one place, and the cache that they share.
 
-`FASTMATH` lets sums be reassociated, so that loops vectorise, and leaves out `nnan` and `ninf`: NaN and infinity
-can arrive as data, and a comparison with them must mean what it says.
+`FASTMATH` lets sums be reassociated, so that loops vectorise, and leaves out `nnan` and `ninf`: NaN and
+infinity can arrive as data, and a comparison with them must mean what it says.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
+import numpy as np
 from numba import config, njit
 
-DISABLE_JIT: Final = bool(config.DISABLE_JIT)
+Int: TypeAlias = "int | np.integer[Any]"
+"""An integer inside a kernel; compiled, it is int64."""
+
+DISABLE_JIT: Final = bool(getattr(config, "DISABLE_JIT", False))
 FASTMATH: Final = frozenset({"reassoc", "contract", "nsz", "arcp", "afn"})
 
-kernel = partial(njit, nogil=True, cache=True, error_model="numpy", boundscheck=False, fastmath=False)
+kernel: Any = partial(njit, nogil=True, cache=True, error_model="numpy", boundscheck=False, fastmath=False)
 """Decorator of kernels without floating-point sums."""
-sum_kernel = partial(
+sum_kernel: Any = partial(
     njit, nogil=True, cache=True, error_model="numpy", boundscheck=False, fastmath=set(FASTMATH)
 )
 """Decorator of kernels whose floating-point sums may be reordered."""

@@ -1,7 +1,7 @@
 """Neighbour lists as bytes: sorted, delta-coded, in variable-length integers.
 
-A row is its length, then zigzag(first - own id), then (delta - 1) for each further neighbour. Every number is a
-LEB128 varint of at most 5 bytes. Rows follow each other in id order.
+A row is its length, then zigzag(first - own id), then (delta - 1) for each further neighbour. Every number is
+a LEB128 varint of at most 5 bytes. Rows follow each other in id order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
-from vstore_kernels.jit import kernel
+from vstore_kernels.jit import Int, kernel
 from vstore_kernels.layout import MAX_NODES, NO_NODE
 
 _VARINT_BYTES: Final = 5
@@ -74,7 +74,7 @@ def decode_lists(data: NDArray[np.uint8], base: int, rows: int, M0: int, n: int)
 
 
 @kernel()
-def _put(out: NDArray[np.uint8], at: int, value: int) -> int:
+def _put(out: NDArray[np.uint8], at: Int, value: Int) -> Int:
     while value >= 128:
         out[at] = np.uint8((value & 127) | 128)
         value >>= 7
@@ -84,7 +84,7 @@ def _put(out: NDArray[np.uint8], at: int, value: int) -> int:
 
 
 @kernel()
-def _encode(neighbors: NDArray[np.int32], base: int, out: NDArray[np.uint8]) -> int:
+def _encode(neighbors: NDArray[np.int32], base: Int, out: NDArray[np.uint8]) -> Int:
     M0 = neighbors.shape[1]
     row = np.empty(M0, np.int64)
     at = 0
@@ -112,7 +112,7 @@ def _encode(neighbors: NDArray[np.int32], base: int, out: NDArray[np.uint8]) -> 
 
 
 @kernel()
-def _get(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
+def _get(data: NDArray[np.uint8], at: Int) -> tuple[Int, Int]:
     """Return (value, next position); a next position below 0 is minus a reason."""
     value = np.int64(0)
     for k in range(_VARINT_BYTES):
@@ -127,7 +127,7 @@ def _get(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
 
 
 @kernel()
-def _decode(data: NDArray[np.uint8], base: int, n: int, out: NDArray[np.int32]) -> tuple[int, int]:
+def _decode(data: NDArray[np.uint8], base: Int, n: Int, out: NDArray[np.int32]) -> tuple[Int, Int]:
     at = 0
     for i in range(out.shape[0]):
         length, at = _get(data, at)

@@ -1,4 +1,4 @@
-"""Which blocks a stopped search wants: those of the best part of its frontier, each once, the most urgent first."""
+"""Which blocks a stopped search wants: those of the best part of its frontier, the most urgent first."""
 
 from __future__ import annotations
 
@@ -7,86 +7,116 @@ from numpy.typing import NDArray
 
 from vstore_kernels.bitmap import passes
 from vstore_kernels.intrinsics import load_i32
-from vstore_kernels.jit import kernel
-from vstore_kernels.layout import NO_NODE
+from vstore_kernels.jit import Int, kernel
+from vstore_kernels.layout import ACORN, HNSW_RESULT_FILTER, NO_NODE
+from vstore_kernels.views import CURRENT, EPOCH, HEAP_SIZE, MODE, N_SEEDS, SIZE, SearchView, TableView
 
 
 @kernel()
-def want(
-    table: NDArray[np.int64], block: int, wanted: NDArray[np.uint8], out: NDArray[np.int32], m: int
-) -> int:
-    """Append `block` to `out[:m]` when it is absent from `table` and not wanted yet; return the new length."""
-    if table[block] == 0 and wanted[block] == 0:
-        wanted[block] = 1
-        out[m] = block
-        return m + 1
-    return m
+def seeds_ready(search: SearchView, tables: TableView, passing: NDArray[np.uint64]) -> bool:
+    """Return whether the codes of all seeds are resident; else write the needs.
 
-
-@kernel()
-def needs_of_node(
-    node: int,
-    list_table: NDArray[np.int64],
-    code_table: NDArray[np.int64],
-    block_shift: int,
-    M0: int,
-    filtered: bool,
-    passing: NDArray[np.uint64],
-    visited: NDArray[np.uint32],
-    epoch: np.uint32,
-    wanted: NDArray[np.uint8],
-    need_lists: NDArray[np.int32],
-    need_codes: NDArray[np.int32],
-    n_needs: NDArray[np.int64],
-) -> None:
-    """Add what the expansion of `node` lacks, as far as the resident lists tell.
-
-    Args:
-        node: node id.
-        list_table: int64 [n_blocks], addresses.
-        code_table: int64 [n_blocks], addresses.
-        block_shift: log2 of the rows of a block.
-        M0: columns of a list block.
-        filtered: expand as ACORN does, through `passing` (uint64 bitmap); else every neighbour counts.
-        passing: uint64 bitmap.
-        visited: uint32 [n], read only.
-        epoch: this search's stamp.
-        wanted: uint8 [2, n_blocks], what is in the answer already; mutated.
-        need_lists: int32 [n_blocks], mutated.
-        need_codes: int32 [n_blocks], mutated.
-        n_needs: int64 [2], lengths of the two, mutated.
+    Under ACORN, seeds that fail `passing` (uint64 bitmap) are dropped first.
     """
-    mask = (np.int64(1) << block_shift) - 1
-    address = list_table[node >> block_shift]
+    state, seeds = search.state, search.seeds
+    if state[MODE] == ACORN:
+        kept = 0
+        for t in range(state[N_SEEDS]):
+            if passes(passing, np.int64(seeds[t])):
+                seeds[kept] = seeds[t]
+                kept += 1
+        state[N_SEEDS] = kept
+    for t in range(state[N_SEEDS]):
+        _want_codes(search, tables, np.int64(seeds[t]))
+    if search.n_needs[1] == 0:
+        return True
+    # The lists of the seeds' own blocks are read next.
+    for t in range(state[N_SEEDS]):
+        _want_lists(search, tables, np.int64(seeds[t]))
+    _forget(search)
+    return False
+
+
+@kernel()
+def collect_needs(search: SearchView, tables: TableView, passing: NDArray[np.uint64], lookahead: Int) -> None:
+    """Write the needs of the best `lookahead` unexpanded nodes, each block once; passing uint64 bitmap."""
+    apart = search.state[MODE] == HNSW_RESULT_FILTER
+    at = np.int64(0) if apart else search.state[CURRENT]
+    stop = search.state[HEAP_SIZE] if apart else search.state[SIZE]
+    looked = 0
+    while at < stop and looked < lookahead:
+        # A heap's first places are its least element and some of the next.
+        node = np.int64(search.heap_nodes[at]) if apart else np.int64(search.beam_nodes[at])
+        at += 1
+        if node >= 0:
+            looked += 1
+            _needs_of_node(node, search, tables, passing)
+    _forget(search)
+
+
+@kernel()
+def _want_lists(search: SearchView, tables: TableView, node: Int) -> None:
+    block = node >> tables.block_shift
+    if tables.lists[block] == 0 and search.wanted[0, block] == 0:
+        search.wanted[0, block] = 1
+        search.need_lists[search.n_needs[0]] = block
+        search.n_needs[0] += 1
+
+
+@kernel()
+def _want_codes(search: SearchView, tables: TableView, node: Int) -> None:
+    block = node >> tables.block_shift
+    if tables.codes[block] == 0 and search.wanted[1, block] == 0:
+        search.wanted[1, block] = 1
+        search.need_codes[search.n_needs[1]] = block
+        search.n_needs[1] += 1
+
+
+@kernel()
+def _forget(search: SearchView) -> None:
+    """Zero `wanted`, which the needs tell apart no longer."""
+    for t in range(search.n_needs[0]):
+        search.wanted[0, search.need_lists[t]] = 0
+    for t in range(search.n_needs[1]):
+        search.wanted[1, search.need_codes[t]] = 0
+
+
+@kernel()
+def _needs_of_node(node: Int, search: SearchView, tables: TableView, passing: NDArray[np.uint64]) -> None:
+    """Add what the expansion of `node` lacks, as far as the resident lists tell."""
+    filtered = search.state[MODE] == ACORN
+    epoch = np.uint32(search.state[EPOCH])
+    mask = (np.int64(1) << tables.block_shift) - 1
+    address = tables.lists[node >> tables.block_shift]
     if address == 0:
-        n_needs[0] = want(list_table, node >> block_shift, wanted[0], need_lists, n_needs[0])
+        _want_lists(search, tables, node)
         return
-    start = (node & mask) * M0 * 4
+    start = (node & mask) * tables.M0 * 4
     degree = 0
     n_passing = 0
-    for t in range(M0):
+    for t in range(tables.M0):
         other = np.int64(load_i32(address, start + 4 * t))
         if other == NO_NODE:
             break
         degree += 1
         if not filtered or passes(passing, other):
             n_passing += 1
-            if visited[other] != epoch:
-                n_needs[1] = want(code_table, other >> block_shift, wanted[1], need_codes, n_needs[1])
+            if search.visited[other] != epoch:
+                _want_codes(search, tables, other)
     if 2 * n_passing >= degree:
         return
     for t in range(degree):
         middle = np.int64(load_i32(address, start + 4 * t))
-        if passes(passing, middle) or visited[middle] == epoch:
+        if passes(passing, middle) or search.visited[middle] == epoch:
             continue
-        far_address = list_table[middle >> block_shift]
+        far_address = tables.lists[middle >> tables.block_shift]
         if far_address == 0:
-            n_needs[0] = want(list_table, middle >> block_shift, wanted[0], need_lists, n_needs[0])
+            _want_lists(search, tables, middle)
             continue
-        far_start = (middle & mask) * M0 * 4
-        for s in range(M0):
+        far_start = (middle & mask) * tables.M0 * 4
+        for s in range(tables.M0):
             other = np.int64(load_i32(far_address, far_start + 4 * s))
             if other == NO_NODE:
                 break
-            if visited[other] != epoch and passes(passing, other):
-                n_needs[1] = want(code_table, other >> block_shift, wanted[1], need_codes, n_needs[1])
+            if search.visited[other] != epoch and passes(passing, other):
+                _want_codes(search, tables, other)

@@ -13,8 +13,9 @@ T = TypeVar("T")
 def run_chunks(work: Callable[[T], object], chunks: Iterable[T], n_threads: int) -> None:
     """Call `work(chunk)` for every chunk, on up to `n_threads` threads, this one among them.
 
-    Which thread takes which chunk is not determined: `work` must write to places of its chunk only. A chunk should
-    last milliseconds, so that Ctrl-C (delivered between chunks on the calling thread) stops all threads soon.
+    Which thread takes which chunk is not determined: `work` must write to places of its chunk only. A chunk
+    should last milliseconds, so that Ctrl-C (delivered between chunks on the calling thread) stops all
+    threads soon.
 
     Raises:
         Whatever `work` raised first; no chunk starts after that.

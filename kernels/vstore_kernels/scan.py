@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.beam import insert
 from vstore_kernels.codes import QueryCode, check_row_bytes, prefetch_row, score
-from vstore_kernels.jit import kernel
+from vstore_kernels.jit import Int, kernel
 from vstore_kernels.layout import blocks_of
 from vstore_kernels.tables import BlockTables
 
 _AHEAD: Final = 4
+_SMALL: Final = 512
 
 
 def scan_codes(
@@ -59,7 +60,8 @@ def scan_codes(
 
 
 def topk(distances: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the positions (int64 [min(k, m)]) of the least `distances` (float32 [m]), by (distance, position).
+    """Return the positions (int64 [min(k, m)]) of the least `distances` (float32 [m]), by (distance,
+    position).
 
     Raises:
         TypeError: not float32.
@@ -71,24 +73,22 @@ def topk(distances: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     k = min(k, distances.size)
     if k == 0:
         return np.empty(0, np.int64)
-    if k < distances.size:
+    if distances.size > _SMALL and k < distances.size:
         edge = distances[np.argpartition(distances, k - 1)[k - 1]]
         # NaN sorts last, so an edge of NaN keeps everything.
         candidates = np.flatnonzero(~(distances > edge))
-    else:
-        candidates = np.arange(distances.size)
-    order = np.argsort(distances[candidates], kind="stable")[:k]
-    return candidates[order].astype(np.int64, copy=False)
+        return candidates[np.argsort(distances[candidates], kind="stable")[:k]]
+    return np.argsort(distances, kind="stable")[:k]
 
 
 @kernel()
 def _scan(
     code_table: NDArray[np.int64],
-    block_shift: int,
-    row_bytes: int,
+    block_shift: Int,
+    row_bytes: Int,
     weights: NDArray[np.float32],
     base: np.float32,
-    bias_at: int,
+    bias_at: Int,
     node_ids: NDArray[np.int32],
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],

@@ -1,7 +1,8 @@
 """The resumable search: its state is arrays, and it runs until it is done or lacks blocks.
 
-Expanding a node first collects what to score, and only when every block for that is resident does it change the
-state. A stop is therefore invisible to the search: with the blocks supplied, it goes on as if they had been there.
+Expanding a node first collects what to score, and only when every block for that is resident does it change
+the state. A stop is therefore invisible to the search: with the blocks supplied, it goes on as if they had
+been there.
 """
 
 from __future__ import annotations
@@ -27,17 +28,8 @@ from vstore_kernels.layout import (
     NEEDS,
 )
 from vstore_kernels.tables import BlockTables
-from vstore_kernels.walk import (
-    EF,
-    EPOCH,
-    MODE,
-    N_SEEDS,
-    N_STATE,
-    SIZE,
-    descend_levels,
-    stamp_seeds,
-    walk,
-)
+from vstore_kernels.views import EF, EPOCH, MODE, N_SEEDS, N_STATE, SIZE
+from vstore_kernels.walk import descend_levels, stamp_seeds, walk
 
 __all__ = ["BlockTables", "SearchScratch", "begin", "descend", "results", "step"]
 
@@ -168,8 +160,8 @@ def step(
 ) -> int:
     """Run the search until it is DONE or NEEDS blocks.
 
-    After NEEDS, make at least the first of `scratch.needs_lists` and of `scratch.needs_codes` resident and call
-    again with the same query and filter. The results are those of a search with everything resident.
+    After NEEDS, make at least the first of `scratch.needs_lists` and of `scratch.needs_codes` resident and
+    call again with the same query and filter. The results are those of a search with everything resident.
 
     Args:
         scratch: as `begin` left it, mutated.
@@ -229,7 +221,9 @@ def step(
 
 
 def results(scratch: SearchScratch) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return (node_ids int32 [m], estimated distances float32 [m]), ascending, m <= ef; copies. Valid after DONE."""
+    """Return (node_ids int32 [m], estimated distances float32 [m]), ascending, m <= ef; copies. Valid after
+    DONE.
+    """
     size = int(scratch.state[SIZE])
     nodes = scratch.beam_nodes[:size]
     return np.where(nodes < 0, ~nodes, nodes), scratch.beam_distances[:size].copy()

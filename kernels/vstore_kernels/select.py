@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels.distance import squared_l2
-from vstore_kernels.jit import sum_kernel
+from vstore_kernels.jit import Int, sum_kernel
 
 
 @sum_kernel()
@@ -14,14 +14,16 @@ def select_neighbors(
     space: NDArray[np.float32],
     candidates: NDArray[np.int32],
     distances: NDArray[np.float32],
-    n_candidates: int,
-    capacity: int,
+    n_candidates: Int,
+    capacity: Int,
     out: NDArray[np.int32],
-) -> int:
+) -> Int:
     """Write the chosen links of a node to `out` and return their number; Malkov & Yashunin 2018, Algorithm 4.
 
-    A candidate is taken unless one taken before is nearer to it than the node is. Of candidates at distance zero
-    (copies of the node) at most half the capacity is taken, so that copies cannot cut each other off from the rest.
+    A candidate is taken unless one taken before is nearer to it than the node is; the nearest of those left
+    out then fill the row up to half its capacity, without which rows of one link make islands in data of high
+    intrinsic dimension. Of candidates at distance zero (copies of the node) at most half the capacity is
+    taken, so that copies cannot cut each other off from the rest.
 
     Args:
         space: float32 [n, d'].
@@ -50,4 +52,17 @@ def select_neighbors(
             m += 1
             if m == capacity:
                 break
+    n_diverse = m
+    floor = min(capacity // 2, n_candidates)
+    for t in range(n_candidates):
+        if m >= floor:
+            break
+        taken = False
+        for s in range(n_diverse):
+            if out[s] == candidates[t]:
+                taken = True
+                break
+        if not taken:
+            out[m] = candidates[t]
+            m += 1
     return m

@@ -14,9 +14,9 @@ from vstore_kernels.layout import BLOCK_SHIFT, MAX_NODES, NO_NODE, n_blocks
 class BlockTables:
     """Addresses of a shard's resident blocks; keeps the arrays alive, so that addresses stay valid.
 
-    Block b holds the rows of the node ids [b << block_shift, (b + 1) << block_shift), the last one fewer. Arrays are
-    kept by reference and must not be written to afterwards. Not synchronised: a thread may add blocks while others
-    search with the same object, but may take blocks away only from a copy of its own.
+    Block b holds the rows of the node ids [b << block_shift, (b + 1) << block_shift), the last one fewer.
+    Arrays are kept by reference and must not be written to afterwards. Not synchronised: a thread may add
+    blocks while others search with the same object, but may take blocks away only from a copy of its own.
 
     Args:
         n: rows of the shard.
@@ -31,7 +31,9 @@ class BlockTables:
     __slots__ = (
         "M0",
         "_code_arrays",
+        "_codes_left",
         "_list_arrays",
+        "_lists_left",
         "block_shift",
         "code_table",
         "list_table",
@@ -53,6 +55,7 @@ class BlockTables:
         """int64 [n_blocks]: the address of each code block, 0 where it is absent."""
         self._list_arrays: list[NDArray[Any] | None] = [None] * count
         self._code_arrays: list[NDArray[Any] | None] = [None] * count
+        self._lists_left = self._codes_left = count
 
     @classmethod
     def of_arrays(
@@ -82,6 +85,7 @@ class BlockTables:
         _check_neighbors(neighbors, self.n)
         self._list_arrays[block] = neighbors
         self.list_table[block] = neighbors.ctypes.data
+        self._lists_left = int(np.count_nonzero(self.list_table == 0))
 
     def set_codes(self, block: int, codes: NDArray[np.uint8]) -> None:
         """Make a block of codes (uint8 [rows, row_bytes]) resident.
@@ -93,6 +97,7 @@ class BlockTables:
         self._check(block, gate.array("codes", codes, np.uint8, 2), self.row_bytes)
         self._code_arrays[block] = codes
         self.code_table[block] = codes.ctypes.data
+        self._codes_left = int(np.count_nonzero(self.code_table == 0))
 
     def set_all_lists(self, neighbors: NDArray[np.int32]) -> None:
         """Make all lists resident from one array, int32 [n, M0].
@@ -105,6 +110,7 @@ class BlockTables:
         _check_neighbors(neighbors, self.n)
         self._list_arrays = [neighbors] * self.list_table.size
         self.list_table[:] = self._addresses(neighbors)
+        self._lists_left = 0
 
     def set_all_codes(self, codes: NDArray[np.uint8]) -> None:
         """Make all codes resident from one array, uint8 [n, row_bytes].
@@ -116,43 +122,46 @@ class BlockTables:
         self._check_whole(gate.array("codes", codes, np.uint8, 2), self.row_bytes)
         self._code_arrays = [codes] * self.code_table.size
         self.code_table[:] = self._addresses(codes)
+        self._codes_left = 0
 
     def clear_lists(self, block: int) -> None:
         """Take a block of lists away; its array may be freed."""
         self.list_table[block] = 0
+        self._lists_left = int(np.count_nonzero(self.list_table == 0))
         self._list_arrays[block] = None
 
     def clear_codes(self, block: int) -> None:
         """Take a block of codes away; its array may be freed."""
         self.code_table[block] = 0
+        self._codes_left = int(np.count_nonzero(self.code_table == 0))
         self._code_arrays[block] = None
 
     def has_lists(self, block: int) -> bool:
         """Return whether the lists of `block` are resident."""
-        return self._list_arrays[block] is not None
+        return bool(self.list_table[block] != 0)
 
     def has_codes(self, block: int) -> bool:
         """Return whether the codes of `block` are resident."""
-        return self._code_arrays[block] is not None
+        return bool(self.code_table[block] != 0)
 
     @property
     def codes_resident(self) -> bool:
         """Whether every code block is resident."""
-        return bool(self.code_table.all())
+        return self._codes_left == 0
 
     @property
     def resident(self) -> bool:
         """Whether every block is resident; the kernels then check none."""
-        return bool(self.list_table.all()) and self.codes_resident
+        return self._lists_left == 0 and self._codes_left == 0
 
     def copy(self) -> BlockTables:
         """Return tables of the same blocks that change independently."""
         other = BlockTables(self.n, self.M0, self.row_bytes, self.block_shift)
-        # Addresses first: a block that another thread adds meanwhile is then kept alive, at worst without its use.
-        other.list_table[:] = self.list_table
-        other.code_table[:] = self.code_table
-        other._list_arrays = self._list_arrays.copy()
-        other._code_arrays = self._code_arrays.copy()
+        # Tables before arrays: a block that another thread adds in between is then absent, not dangling.
+        other.list_table, other.code_table = self.list_table.copy(), self.code_table.copy()
+        other._list_arrays, other._code_arrays = self._list_arrays.copy(), self._code_arrays.copy()
+        other._lists_left = int(np.count_nonzero(other.list_table == 0))
+        other._codes_left = int(np.count_nonzero(other.code_table == 0))
         return other
 
     def _rows(self, block: int) -> int:

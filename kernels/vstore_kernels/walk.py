@@ -12,7 +12,7 @@ from vstore_kernels.beam import heap_pop, heap_push, insert
 from vstore_kernels.bitmap import passes
 from vstore_kernels.codes import prefetch_row, score
 from vstore_kernels.intrinsics import load_i32, prefetch
-from vstore_kernels.jit import kernel
+from vstore_kernels.jit import Int, kernel
 from vstore_kernels.layout import (
     ACORN,
     HNSW_RESULT_FILTER,
@@ -22,31 +22,35 @@ from vstore_kernels.layout import (
     N_LISTS,
     NO_NODE,
 )
-from vstore_kernels.needs import needs_of_node, want
+from vstore_kernels.needs import collect_needs, seeds_ready
+from vstore_kernels.views import (
+    CURRENT,
+    EF,
+    EPOCH,
+    HEAP_SIZE,
+    MODE,
+    N_SEEDS,
+    SIZE,
+    QueryView,
+    SearchView,
+    TableView,
+)
 
-SIZE: Final = 0
-CURRENT: Final = 1
-EF: Final = 2
-MODE: Final = 3
-EPOCH: Final = 4
-N_SEEDS: Final = 5
-HEAP_SIZE: Final = 6
-N_STATE: Final = 8
 _AHEAD: Final = 4
 
 
 @kernel()
 def stamp_seeds(
     ids: NDArray[np.int32], visited: NDArray[np.uint32], epoch: np.uint32, seeds: NDArray[np.int32]
-) -> int:
-    """Copy the distinct `ids` (int32 [m]) to `seeds`, stamping `visited` (uint32 [n]); return their number."""
+) -> Int:
+    """Copy distinct `ids` (int32 [m]) to `seeds`, stamping `visited` (uint32 [n]); return their number."""
     m = 0
     for t in range(ids.shape[0]):
         if visited[ids[t]] != epoch:
             visited[ids[t]] = epoch
             seeds[m] = ids[t]
             m += 1
-    return m
+    return np.int64(m)
 
 
 @kernel()
@@ -54,14 +58,16 @@ def descend_levels(
     codes: NDArray[np.uint8],
     rows: NDArray[np.int64],
     links: NDArray[np.int32],
-    entry_rank: int,
-    max_level: int,
+    entry_rank: Int,
+    max_level: Int,
     weights: NDArray[np.float32],
     base: np.float32,
-    bias_at: int,
+    bias_at: Int,
     counters: NDArray[np.int64],
-) -> int:
-    """Return the rank nearest to the query found greedily; arrays as in `UpperLevels`, codes uint8 [U, row_bytes]."""
+) -> Int:
+    """Return the rank nearest to the query found greedily; arrays as in `UpperLevels`, codes uint8 [U,
+    row_bytes].
+    """
     start = np.int64(codes.ctypes.data)
     row_bytes = codes.shape[1]
     rank = np.int64(entry_rank)
@@ -89,181 +95,125 @@ def descend_levels(
 
 
 @kernel()
-def _gather(
-    node: int,
-    list_table: NDArray[np.int64],
-    code_table: NDArray[np.int64],
-    block_shift: int,
-    M0: int,
-    resident: bool,
-    visited: NDArray[np.uint32],
-    epoch: np.uint32,
-    buffer: NDArray[np.int32],
-    counters: NDArray[np.int64],
-) -> int:
+def _gather(node: Int, search: SearchView, tables: TableView) -> Int:
     """As `gather_passing`, for a walk over every node."""
-    mask = (np.int64(1) << block_shift) - 1
-    address = list_table[node >> block_shift]
-    if not resident and address == 0:
+    visited = search.visited
+    epoch = np.uint32(search.state[EPOCH])
+    mask = (np.int64(1) << tables.block_shift) - 1
+    address = tables.lists[node >> tables.block_shift]
+    if not tables.resident and address == 0:
         return -1
-    start = (node & mask) * M0 * 4
+    start = (node & mask) * tables.M0 * 4
     m = 0
-    for t in range(M0):
+    for t in range(tables.M0):
         other = np.int64(load_i32(address, start + 4 * t))
         if other == NO_NODE:
             break
         if visited[other] != epoch:
-            if not resident and code_table[other >> block_shift] == 0:
-                return undo_visits(buffer, m, buffer, 0, visited)
+            if not tables.resident and tables.codes[other >> tables.block_shift] == 0:
+                return undo_visits(search, m, 0)
             visited[other] = epoch
-            buffer[m] = other
+            search.buffer[m] = other
             m += 1
-    counters[N_LISTS] += 1
-    return m
+    search.counters[N_LISTS] += 1
+    return np.int64(m)
 
 
 @kernel()
 def _take(
-    state: NDArray[np.int64],
-    counters: NDArray[np.int64],
-    beam_nodes: NDArray[np.int32],
-    beam_distances: NDArray[np.float32],
-    heap_nodes: NDArray[np.int32],
-    heap_distances: NDArray[np.float32],
-    buffer: NDArray[np.int32],
-    m: int,
-    list_table: NDArray[np.int64],
-    code_table: NDArray[np.int64],
-    block_shift: int,
-    M0: int,
-    row_bytes: int,
-    weights: NDArray[np.float32],
-    base: np.float32,
-    bias_at: int,
+    nodes: NDArray[np.int32],
+    m: Int,
+    search: SearchView,
+    tables: TableView,
+    query: QueryView,
     passing: NDArray[np.uint64],
-) -> int:
-    """Score `buffer[:m]` and put the near ones into the beam; return the least position that changed."""
-    mask = (np.int64(1) << block_shift) - 1
+) -> None:
+    """Score `nodes[:m]` and put the near ones into the beam; the cursor goes back to the first change."""
+    state, beam_nodes, beam_distances = search.state, search.beam_nodes, search.beam_distances
+    shift, row_bytes = tables.block_shift, tables.row_bytes
+    mask = (np.int64(1) << shift) - 1
     ef = state[EF]
     size = state[SIZE]
     heap_size = state[HEAP_SIZE]
+    least = state[CURRENT]
     apart = state[MODE] == HNSW_RESULT_FILTER
-    least = ef
     for t in range(min(m, _AHEAD)):
-        node = np.int64(buffer[t])
-        prefetch_row(code_table[node >> block_shift] + (node & mask) * row_bytes, row_bytes)
+        node = np.int64(nodes[t])
+        prefetch_row(tables.codes[node >> shift] + (node & mask) * row_bytes, row_bytes)
     for t in range(m):
         if t + _AHEAD < m:
-            ahead = np.int64(buffer[t + _AHEAD])
-            prefetch_row(code_table[ahead >> block_shift] + (ahead & mask) * row_bytes, row_bytes)
-        node = np.int64(buffer[t])
-        address = code_table[node >> block_shift] + (node & mask) * row_bytes
-        distance = score(address, weights, base, bias_at)
+            ahead = np.int64(nodes[t + _AHEAD])
+            prefetch_row(tables.codes[ahead >> shift] + (ahead & mask) * row_bytes, row_bytes)
+        node = np.int64(nodes[t])
+        address = tables.codes[node >> shift] + (node & mask) * row_bytes
+        distance = score(address, query.weights, query.base, query.bias_at)
         if size == ef and not distance < beam_distances[size - 1]:
             continue
         if apart:
-            heap_size = heap_push(heap_nodes, heap_distances, heap_size, node, distance)
-            counters[N_FILTER_CHECKS] += 1
+            heap_size = heap_push(search.heap_nodes, search.heap_distances, heap_size, node, distance)
+            search.counters[N_FILTER_CHECKS] += 1
             if passes(passing, node):
                 _, size = insert(beam_nodes, beam_distances, size, ef, node, distance)
             continue
         position, size = insert(beam_nodes, beam_distances, size, ef, node, distance)
-        if position < least:
+        if position <= least:
+            # Likely the next to be expanded.
             least = position
-            row = (node & mask) * M0 * 4
-            prefetch(list_table[node >> block_shift], row)
-            prefetch(list_table[node >> block_shift], row + 64)
-    counters[N_DISTANCES] += m
+            row = (node & mask) * tables.M0 * 4
+            prefetch(tables.lists[node >> shift], row)
+            prefetch(tables.lists[node >> shift], row + 64)
+    search.counters[N_DISTANCES] += m
     state[SIZE] = size
     state[HEAP_SIZE] = heap_size
-    return least
+    state[CURRENT] = least
 
 
 @kernel()
-def _collect_needs(
-    state: NDArray[np.int64],
-    beam_nodes: NDArray[np.int32],
-    heap_nodes: NDArray[np.int32],
-    list_table: NDArray[np.int64],
-    code_table: NDArray[np.int64],
-    block_shift: int,
-    M0: int,
-    passing: NDArray[np.uint64],
-    visited: NDArray[np.uint32],
-    wanted: NDArray[np.uint8],
-    need_lists: NDArray[np.int32],
-    need_codes: NDArray[np.int32],
-    n_needs: NDArray[np.int64],
-    lookahead: int,
-) -> None:
-    epoch = np.uint32(state[EPOCH])
-    apart = state[MODE] == HNSW_RESULT_FILTER
-    at = np.int64(0) if apart else state[CURRENT]
-    stop = state[HEAP_SIZE] if apart else state[SIZE]
-    looked = 0
-    while at < stop and looked < lookahead:
-        # A heap's first places are its least element and some of the next.
-        node = np.int64(heap_nodes[at]) if apart else np.int64(beam_nodes[at])
-        at += 1
-        if node < 0:
-            continue
-        looked += 1
-        needs_of_node(
-            node,
-            list_table,
-            code_table,
-            block_shift,
-            M0,
-            state[MODE] == ACORN,
-            passing,
-            visited,
-            epoch,
-            wanted,
-            need_lists,
-            need_codes,
-            n_needs,
-        )
-    for t in range(n_needs[0]):
-        wanted[0, need_lists[t]] = 0
-    for t in range(n_needs[1]):
-        wanted[1, need_codes[t]] = 0
+def _next_node(search: SearchView) -> Int:
+    """Return the nearest unexpanded node, or -1 when the search is over; moves the cursor to it."""
+    state = search.state
+    if state[MODE] == HNSW_RESULT_FILTER:
+        if state[HEAP_SIZE] == 0:
+            return -1
+        full = state[SIZE] == state[EF]
+        if full and search.heap_distances[0] > search.beam_distances[state[SIZE] - 1]:
+            return -1
+        return np.int64(search.heap_nodes[0])
+    while state[CURRENT] < state[SIZE] and search.beam_nodes[state[CURRENT]] < 0:
+        state[CURRENT] += 1
+    if state[CURRENT] == state[SIZE]:
+        return -1
+    return np.int64(search.beam_nodes[state[CURRENT]])
 
 
 @kernel()
-def _seeds_ready(
-    state: NDArray[np.int64],
-    seeds: NDArray[np.int32],
-    list_table: NDArray[np.int64],
-    code_table: NDArray[np.int64],
-    block_shift: int,
-    passing: NDArray[np.uint64],
-    wanted: NDArray[np.uint8],
-    need_lists: NDArray[np.int32],
-    need_codes: NDArray[np.int32],
-    n_needs: NDArray[np.int64],
+def _run(
+    search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
 ) -> bool:
-    """Drop seeds that fail under ACORN; return whether the codes of all others are resident, else say the needs."""
-    if state[MODE] == ACORN:
-        kept = 0
-        for t in range(state[N_SEEDS]):
-            if passes(passing, np.int64(seeds[t])):
-                seeds[kept] = seeds[t]
-                kept += 1
-        state[N_SEEDS] = kept
-    for t in range(state[N_SEEDS]):
-        block = np.int64(seeds[t]) >> block_shift
-        n_needs[1] = want(code_table, block, wanted[1], need_codes, n_needs[1])
-    if n_needs[1] == 0:
-        return True
-    # The lists of the seeds' own blocks are read next.
-    for t in range(state[N_SEEDS]):
-        block = np.int64(seeds[t]) >> block_shift
-        n_needs[0] = want(list_table, block, wanted[0], need_lists, n_needs[0])
-    for t in range(n_needs[0]):
-        wanted[0, need_lists[t]] = 0
-    for t in range(n_needs[1]):
-        wanted[1, need_codes[t]] = 0
-    return False
+    state = search.state
+    if state[N_SEEDS] > 0:
+        if not seeds_ready(search, tables, passing):
+            return False
+        _take(search.seeds, state[N_SEEDS], search, tables, query, passing)
+        state[N_SEEDS] = 0
+        state[CURRENT] = 0
+    while True:
+        node = _next_node(search)
+        if node < 0:
+            return True
+        if state[MODE] == ACORN:
+            m = gather_passing(node, search, tables, passing)
+        else:
+            m = _gather(node, search, tables)
+        if m < 0:
+            collect_needs(search, tables, passing, lookahead)
+            return False
+        search.counters[N_HOPS] += 1
+        if state[MODE] == HNSW_RESULT_FILTER:
+            state[HEAP_SIZE] = heap_pop(search.heap_nodes, search.heap_distances, state[HEAP_SIZE])
+        else:
+            search.beam_nodes[state[CURRENT]] = ~node
+        _take(search.buffer, m, search, tables, query, passing)
 
 
 @kernel()
@@ -284,83 +234,27 @@ def walk(
     n_needs: NDArray[np.int64],
     list_table: NDArray[np.int64],
     code_table: NDArray[np.int64],
-    block_shift: int,
-    M0: int,
-    row_bytes: int,
+    block_shift: Int,
+    M0: Int,
+    row_bytes: Int,
     resident: bool,
     weights: NDArray[np.float32],
     base: np.float32,
-    bias_at: int,
+    bias_at: Int,
     passing: NDArray[np.uint64],
-    lookahead: int,
+    lookahead: Int,
 ) -> bool:
     """Run until done (True) or until a block lacks (False, with the needs written).
 
-    The arrays are `SearchScratch`'s (mutated), `BlockTables`' and `QueryCode`'s; see there. Malkov & Yashunin 2018,
-    Algorithm 2, with the beam as one sorted array.
+    The arrays are those of `SearchView` (mutated), `TableView` and `QueryView`, and the uint64 bitmap of
+    passing nodes. Malkov & Yashunin 2018, Algorithm 2, with the beam as one sorted array.
     """
     n_needs[:] = 0
-    epoch = np.uint32(state[EPOCH])
-    mode = state[MODE]
-    if state[N_SEEDS] > 0:
-        if not _seeds_ready(
-            state,
-            seeds,
-            list_table,
-            code_table,
-            block_shift,
-            passing,
-            wanted,
-            need_lists,
-            need_codes,
-            n_needs,
-        ):
-            return False
-        # fmt: off
-        _take(
-            state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, seeds, state[N_SEEDS],
-            list_table, code_table, block_shift, M0, row_bytes, weights, base, bias_at, passing,
-        )
-        # fmt: on
-        state[N_SEEDS] = 0
-    while True:
-        if mode == HNSW_RESULT_FILTER:
-            if state[HEAP_SIZE] == 0:
-                return True
-            if state[SIZE] == state[EF] and heap_distances[0] > beam_distances[state[SIZE] - 1]:
-                return True
-            node = np.int64(heap_nodes[0])
-        else:
-            while state[CURRENT] < state[SIZE] and beam_nodes[state[CURRENT]] < 0:
-                state[CURRENT] += 1
-            if state[CURRENT] == state[SIZE]:
-                return True
-            node = np.int64(beam_nodes[state[CURRENT]])
-        # fmt: off
-        if mode == ACORN:
-            m = gather_passing(
-                node, list_table, code_table, block_shift, M0, resident, passing, visited, epoch, buffer, failing,
-                counters,
-            )
-        else:
-            m = _gather(
-                node, list_table, code_table, block_shift, M0, resident, visited, epoch, buffer, counters
-            )
-        if m < 0:
-            _collect_needs(
-                state, beam_nodes, heap_nodes, list_table, code_table, block_shift, M0, passing, visited, wanted,
-                need_lists, need_codes, n_needs, lookahead,
-            )
-            return False
-        counters[N_HOPS] += 1
-        if mode == HNSW_RESULT_FILTER:
-            state[HEAP_SIZE] = heap_pop(heap_nodes, heap_distances, state[HEAP_SIZE])
-        else:
-            beam_nodes[state[CURRENT]] = ~node
-        least = _take(
-            state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, buffer, m, list_table,
-            code_table, block_shift, M0, row_bytes, weights, base, bias_at, passing,
-        )
-        # fmt: on
-        if least < state[CURRENT]:
-            state[CURRENT] = least
+    # fmt: off
+    search = SearchView(
+        state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, seeds, visited, buffer,
+        failing, wanted, need_lists, need_codes, n_needs,
+    )
+    # fmt: on
+    tables = TableView(list_table, code_table, block_shift, M0, row_bytes, resident)
+    return bool(_run(search, tables, QueryView(weights, base, bias_at), passing, lookahead))
