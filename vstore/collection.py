@@ -20,6 +20,7 @@ from vstore.ingest.reader import OpenShard, load_view
 from vstore.ingest.registry import WriterRegistry
 from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
+from vstore.progress import progress_of
 from vstore.query import read
 from vstore.query.request import check_k, search_request
 from vstore.query.search import Engine, explain, hits_of, keys_of, rank, score_of
@@ -28,7 +29,7 @@ from vstore.settings import Settings
 from vstore.shard.reader import Shard
 from vstore.types import BatchHits, Hits, Key, Receipt, Record, Schema
 
-Progress = Callable[[int, int], None]
+Progress = bool | Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,15 @@ class Collection:
 
     # Writing.
 
-    def upsert(self, ids: Any, vectors: Any, attributes: Any = None, documents: Any = None) -> int:
+    def upsert(
+        self,
+        ids: Any,
+        vectors: Any,
+        attributes: Any = None,
+        documents: Any = None,
+        *,
+        progress: Progress = True,
+    ) -> int:
         """Insert rows, or replace those whose id exists; durable on return.
 
         Args:
@@ -87,6 +96,7 @@ class Collection:
             vectors: (n, dim) numbers: a numpy array, nested lists or a torch tensor.
             attributes: n dicts (or None), or a dict of columns of n values; absent is null.
             documents: n texts or {"text", "image"} dicts (or None).
+            progress: of the flush, where this call fills the memtable: True shows a bar on a terminal.
 
         Returns:
             The number of rows written.
@@ -100,7 +110,10 @@ class Collection:
         with self._writing() as writer:
             kind = writer.view().id_kind
             rows = row_batch(ids, vectors, attributes, documents, schema=self.schema, kind=kind)
-            return writer.upsert(rows) if rows.n else 0
+            if not rows.n:
+                return 0
+            with progress_of(progress, f"flushing {self._name}") as report:
+                return writer.upsert(rows, report)
 
     def delete(self, ids: Any = None, *, filter: FilterLike = None) -> int:
         """Delete rows by id or by filter; durable on return, and hidden at once.
@@ -121,15 +134,23 @@ class Collection:
                 return writer.delete(keys) if len(keys) else 0
             return writer.delete_where(lambda view: read.matching_keys(view, compiled, self._engine))
 
-    def flush(self, progress: Progress | None = None) -> None:
-        """Build a shard from the rows that are only in the log and the memtable."""
-        with self._writing() as writer:
-            writer.flush(progress)
+    def flush(self, progress: Progress = True) -> None:
+        """Build a shard from the rows that are only in the log and the memtable.
 
-    def compact(self, progress: Progress | None = None) -> None:
-        """Merge shards, drop deleted rows, and delete what no manifest within the retention names."""
-        with self._writing() as writer:
-            writer.compact(progress)
+        Args:
+            progress: True shows a bar on a terminal; a callable gets (rows done, rows in all).
+        """
+        with self._writing() as writer, progress_of(progress, f"flushing {self._name}") as report:
+            writer.flush(report)
+
+    def compact(self, progress: Progress = True) -> None:
+        """Merge shards, drop deleted rows, and delete what no manifest within the retention names.
+
+        Args:
+            progress: True shows a bar on a terminal; a callable gets (rows done, rows in all).
+        """
+        with self._writing() as writer, progress_of(progress, f"compacting {self._name}") as report:
+            writer.compact(report)
 
     # Reading.
 
@@ -234,7 +255,7 @@ class Collection:
         request = search_request(query, k, filter, recall, ef, self.schema)
         return explain(self._view(), request, self._engine)
 
-    def warm(self, progress: Any = True) -> int:
+    def warm(self, progress: Progress = True) -> int:
         """Read every shard's head, lists, codes, columns and keys into the cache.
 
         Args:

@@ -275,7 +275,9 @@ def import_file(
         n_rows = 0
         with progress_of(True, f"Importing {source.path.name}") as progress:
             for batch in itertools.chain([first], source.batches):
-                n_rows += collection.upsert(batch.ids, batch.vectors, batch.attributes, batch.documents)
+                n_rows += collection.upsert(
+                    batch.ids, batch.vectors, batch.attributes, batch.documents, progress=False
+                )
                 progress(n_rows, source.n_rows or n_rows)
         if flush:
             talker.say(f"building the index of {name}")
