@@ -15,9 +15,10 @@ import numpy as np
 from vstore.catalog import Catalog
 from vstore.errors import Closed, InvalidInput, ReadOnly, WriterFenced
 from vstore.filters import FilterLike, compile_filter
-from vstore.ingest.inputs import as_keys, as_vectors, row_batch
+from vstore.ingest.inputs import as_keys, as_vectors, check_unique, row_batch
 from vstore.ingest.reader import OpenShard, load_view
 from vstore.ingest.registry import WriterRegistry
+from vstore.ingest.update import Missing, as_changes, check_missing, updated_rows
 from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
 from vstore.progress import progress_of
@@ -114,6 +115,32 @@ class Collection:
                 return 0
             with progress_of(progress, f"flushing {self._name}") as report:
                 return writer.upsert(rows, report)
+
+    def update(self, ids: Any, attributes: Any, *, missing: Missing = "error") -> int:
+        """Change attributes alone: vectors and documents stay; durable on return.
+
+        Args:
+            ids: of rows that exist; no id twice in a call.
+            attributes: n dicts (None changes nothing), or a dict of columns of n values. The fields given
+                are replaced, those given as None are cleared, all others stay.
+            missing: "error" refuses ids that do not exist, "ignore" leaves them out.
+
+        Returns:
+            The number of rows that exist and were written.
+
+        Raises:
+            InvalidInput (InvalidId, DuplicateId, InvalidSetting), FieldError: nothing was written; the
+                message names the row.
+            WriterFenced: another writer took the collection over.
+            StorageError: the store failed; repeat the call.
+        """
+        policy = check_missing(missing)
+        with self._writing() as writer:
+            keys, _ = as_keys(ids, writer.view().id_kind)
+            check_unique(keys)
+            changes = as_changes(attributes, self.schema, len(keys))
+            size_bytes = len(keys) * self.schema.dim * 4
+            return writer.update(lambda view: updated_rows(view, keys, changes, policy), size_bytes)
 
     def delete(self, ids: Any = None, *, filter: FilterLike = None) -> int:
         """Delete rows by id or by filter; durable on return, and hidden at once.

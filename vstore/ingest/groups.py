@@ -26,10 +26,11 @@ Batch = UpsertBatch | DeleteBatch
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One caller's write: an upsert batch, or a selection of keys to delete."""
+    """One caller's write: an upsert batch, rows to make from those that are there, or keys to delete."""
 
     upsert: UpsertBatch | None = None
     select: Callable[[CollectionView[Any]], Keys] | None = None
+    make: Callable[[CollectionView[Any]], UpsertBatch | None] | None = None
     size_bytes: int = 0
     n_rows: int = 0
     done: bool = False
@@ -42,9 +43,12 @@ class Write:
 
     def apply(self, view: CollectionView[Any]) -> tuple[CollectionView[Any], Batch | None]:
         """Return the view after this write, and what the log must hold of it (None: nothing)."""
-        if self.upsert is not None:
-            self.n_rows = self.upsert.rows.n
-            return (view.upserted(self.upsert.rows), self.upsert) if self.n_rows else (view, None)
+        batch = self.upsert if self.make is None else self.make(view)
+        if batch is not None:
+            self.n_rows = batch.rows.n
+            return (view.upserted(batch.rows), batch) if self.n_rows else (view, None)
+        if self.make is not None:
+            return view, None
         assert self.select is not None
         keys = distinct_keys(self.select(view))
         after, self.n_rows = view.without(keys)

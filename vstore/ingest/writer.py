@@ -26,6 +26,7 @@ from vstore.format.log_record import LogRecord, UpsertBatch
 from vstore.format.manifest import Manifest
 from vstore.format.rows import RowBatch
 from vstore.ingest.batches import Keys, Progress, owned
+from vstore.ingest.batches import size_bytes as size_of
 from vstore.ingest.flush import BuildShard, ShardWriter, worth_rewriting
 from vstore.ingest.groups import Batch, Write, WriteQueue, interrupted
 from vstore.ingest.memtable import MemtableView
@@ -133,12 +134,30 @@ class Writer(Generic[S]):
                 f"vectors have {rows.vectors.shape[1]} components; the collection has {schema.dim}"
             )
         write = Write.of_rows(UpsertBatch(owned(rows)))
-        if write.size_bytes > MAX_WRITE_BYTES:
-            raise InvalidInput(
-                f"the upsert holds {write.size_bytes} bytes; one call takes at most {MAX_WRITE_BYTES}, "
-                "because it becomes one object of the log: split it into several calls"
-            )
+        check_write_bytes(write.size_bytes)
         return self._submit(write, progress)
+
+    def update(self, make: Callable[[CollectionView[S]], RowBatch | None], size_bytes: int = 0) -> int:
+        """Write the rows that `make` returns for the view at that moment; return how many.
+
+        No write comes between what `make` reads and what is written.
+
+        Args:
+            make: returns rows of distinct keys, or None for nothing to write. Called under the write lock.
+            size_bytes: about what the rows will weigh, so that a group of writes stays bounded.
+
+        Raises: as `upsert`, and what `make` raises.
+        """
+        check_write_bytes(size_bytes)
+
+        def batch(view: CollectionView[S]) -> UpsertBatch | None:
+            rows = make(view)
+            if rows is None:
+                return None
+            check_write_bytes(size_of(rows))
+            return UpsertBatch(owned(rows))
+
+        return self._submit(Write(make=batch, size_bytes=size_bytes), None)
 
     def delete(self, keys: Keys) -> int:
         """Delete rows by key; return how many there were. Unknown keys are no error.
@@ -337,6 +356,15 @@ class Writer(Generic[S]):
         except StorageError as error:
             # Nothing is lost by garbage that stays until the next compaction.
             log.warning("collection %r: garbage was not collected: %s", self._view.manifest.name, error)
+
+
+def check_write_bytes(size_bytes: int) -> None:
+    """Raise InvalidInput where one call holds more than a log record takes."""
+    if size_bytes > MAX_WRITE_BYTES:
+        raise InvalidInput(
+            f"the write holds {size_bytes} bytes; one call takes at most {MAX_WRITE_BYTES}, "
+            "because it becomes one object of the log: split it into several calls"
+        )
 
 
 def _commit(catalog: Catalog, manifest: Manifest) -> None:
