@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.bitmap import passes
 from vstore_kernels.intrinsics import load_i32, prefetch
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import (
     MAX_TWO_HOP_FOUND,
     N_FILTER_CHECKS,
@@ -78,16 +78,15 @@ def _pick(
 
 
 @kernel()
-def undo_visits(search: SearchView, m: Int, n_failing: Int) -> Int:
-    """Take back the stamps of `buffer[:m]` and `failing[:n_failing]`; return -1, for "a block lacks"."""
+def undo_visits(search: SearchView, m: Int, n_failing: Int) -> None:
+    """Take back the stamps of `buffer[:m]` and `failing[:n_failing]`."""
     for t in range(m):
         search.visited[search.buffer[t]] = np.uint32(0)
     for t in range(n_failing):
         search.visited[search.failing[t]] = np.uint32(0)
-    return -1
 
 
-@kernel()
+@inner()
 def gather_passing(node: Int, search: SearchView, tables: TableView, passing: NDArray[np.uint64]) -> Int:
     """Collect the unvisited passing nodes within reach of `node` and stamp them; return their number.
 
@@ -121,7 +120,8 @@ def gather_passing(node: Int, search: SearchView, tables: TableView, passing: ND
             n_passing += 1
             if visited[other] != epoch:
                 if not tables.resident and tables.codes[other >> tables.block_shift] == 0:
-                    return undo_visits(search, m, 0)
+                    undo_visits(search, m, 0)
+                    return -1
                 visited[other] = epoch
                 search.buffer[m] = other
                 m += 1
@@ -157,7 +157,8 @@ def _gather_beyond(
         middle = np.int64(search.failing[crossed])
         address = tables.lists[middle >> tables.block_shift]
         if not tables.resident and address == 0:
-            return undo_visits(search, m, crossed)
+            undo_visits(search, m, crossed)
+            return -1
         visited[middle] = epoch
         crossed += 1
         start = (middle & mask) * tables.M0 * 4
@@ -169,7 +170,8 @@ def _gather_beyond(
                 n_checks += 1
                 if passes(passing, other):
                     if not tables.resident and tables.codes[other >> tables.block_shift] == 0:
-                        return undo_visits(search, m, crossed)
+                        undo_visits(search, m, crossed)
+                        return -1
                     visited[other] = epoch
                     search.buffer[m] = other
                     m += 1

@@ -7,10 +7,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, inner, kernel
 
 
-@kernel()
+@inner()
 def insert(
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],

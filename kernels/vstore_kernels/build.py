@@ -169,7 +169,7 @@ class _Builder:
 
     def finish(self) -> HNSWGraph:
         """Return the graph, its upper links turned into ranks."""
-        link_orphans(self._space, self._neighbors)
+        link_orphans(self._space, self._neighbors, np.zeros(self._levels.size, np.int32))
         ranks = np.searchsorted(self._upper_nodes, self._upper).astype(np.int32)
         ranks[self._upper == NO_NODE] = NO_NODE
         entry = int(self._order[0])
@@ -215,18 +215,21 @@ class _Builder:
         bounds = np.append(starts, targets.size).astype(np.int64)
         owner_rows = owners if level == 0 else self._first_row[owners] + (level - 1)
         longest = int(np.diff(bounds).max(initial=0)) + links.shape[1]
-        run_chunks(
-            lambda s: add_reverse_links(
+        stops = range(0, owners.size, _CHUNK_TARGETS)
+
+        def add(start: int) -> None:
+            add_reverse_links(
                 self._space,
                 links,
                 owners,
                 owner_rows,
                 bounds,
                 sources,
-                s,
-                min(s + _CHUNK_TARGETS, owners.size),
-                longest,
-            ),
-            range(0, owners.size, _CHUNK_TARGETS),
-            self._n_threads,
-        )
+                start,
+                min(start + _CHUNK_TARGETS, owners.size),
+                np.empty(longest, np.int32),
+                np.empty(longest, np.float32),
+                np.empty(links.shape[1], np.int32),
+            )
+
+        run_chunks(add, stops, self._n_threads)

@@ -221,7 +221,7 @@ def _chain(centroids: NDArray[np.float32]) -> NDArray[np.int64]:
     last = -1
     for start in range(0, K, _CHAIN_WINDOW):
         stop = min(start + _CHAIN_WINDOW, K)
-        _chain_window(centroids, start, stop, last, out)
+        _chain_window(centroids, start, stop, last, np.arange(start, stop), out)
         last = int(out[stop - 1])
     return out
 
@@ -229,20 +229,23 @@ def _chain(centroids: NDArray[np.float32]) -> NDArray[np.int64]:
 def _along_chain(space: NDArray[np.float32], rows: _Ids, centroids: NDArray[np.float32], k: int) -> _Ids:
     """Return a cluster's rows sorted from its predecessor's side to its successor's."""
     before, after = centroids[max(k - 1, 0)], centroids[min(k + 1, centroids.shape[0] - 1)]
-    return rows[np.argsort(_project(space, rows, after - before), kind="stable")]
+    along = np.empty(rows.size, np.float32)
+    _project(space, rows, after - before, along)
+    return rows[np.argsort(along, kind="stable")]
 
 
 @sum_kernel()
 def _project(
-    space: NDArray[np.float32], rows: NDArray[np.int64], direction: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    out = np.empty(rows.shape[0], np.float32)
+    space: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    direction: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
     for t in range(rows.shape[0]):
         total = np.float32(0)
         for j in range(direction.shape[0]):
             total += space[rows[t], j] * direction[j]
         out[t] = total
-    return out
 
 
 @sum_kernel()
@@ -268,9 +271,13 @@ def _assign_rows(
 
 @sum_kernel()
 def _chain_window(
-    centroids: NDArray[np.float32], start: int, stop: int, last: int, out: NDArray[np.int64]
+    centroids: NDArray[np.float32],
+    start: int,
+    stop: int,
+    last: int,
+    left: NDArray[np.int64],
+    out: NDArray[np.int64],
 ) -> None:
-    left = np.arange(start, stop)
     n_left = stop - start
     current = np.int64(last)
     for t in range(start, stop):

@@ -233,7 +233,8 @@ def _normalised(rows: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
         return rows
     norms = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
     norms[norms == 0] = 1
-    return np.divide(rows, norms, dtype=np.float32)
+    out: NDArray[np.float32] = np.divide(rows, norms, dtype=np.float32)
+    return out
 
 
 @sum_kernel()
@@ -266,7 +267,7 @@ def _prepare(
             step_fourth += step * step
         # The gap between query and row is taken to spread over the dimensions as their ranges do.
         growth = step_fourth / step_square / 3.0 if step_square > np.float32(0) else 0.0
-        return float(base), step_square / 12.0, growth
+        return float(base), float(step_square) / 12.0, float(growth)
     for j in range(d):
         component = query[j] * shrink
         weights[j] = -component * scale[j]

@@ -30,6 +30,7 @@ class InsertScratch:
             np.empty(ef, np.int32),
             np.empty(ef, np.float32),
             np.empty(M0, np.int32),
+            np.empty(M0, np.int32),
         )
 
 
@@ -138,6 +139,7 @@ def find_links(
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],
     buffer: NDArray[np.int32],
+    chosen: NDArray[np.int32],
 ) -> None:
     """Search for each node of `batch` and write its own links; other rows are only read.
 
@@ -156,8 +158,8 @@ def find_links(
         nodes: int32 [ef], buffer.
         distances: float32 [ef], buffer.
         buffer: int32 [2 M], buffer.
+        chosen: int32 [2 M], buffer.
     """
-    chosen = np.empty(M, np.int32)
     for b in range(batch.shape[0]):
         own = np.int64(batch[b])
         query = space[own]
@@ -191,7 +193,9 @@ def add_reverse_links(
     sources: NDArray[np.int32],
     start: Int,
     stop: Int,
-    longest: Int,
+    candidates: NDArray[np.int32],
+    distances: NDArray[np.float32],
+    chosen: NDArray[np.int32],
 ) -> None:
     """Add the sources of each group to its owner's row, choosing again where the row is full.
 
@@ -204,12 +208,12 @@ def add_reverse_links(
         sources: int32 [S], distinct within a group and not in the row yet.
         start: first group.
         stop: one past the last group.
-        longest: the most candidates that a group can have.
+        candidates: int32 buffer, as long as the longest group and a row together.
+        distances: float32 buffer, as long as candidates.
+        chosen: int32 [capacity], buffer.
     """
     capacity = links.shape[1]
-    candidates = np.empty(longest, np.int32)
-    distances = np.empty(longest, np.float32)
-    chosen = np.empty(capacity, np.int32)
+    longest = candidates.shape[0]
     for g in range(start, stop):
         row = np.int64(rows[g])
         degree = 0
@@ -245,7 +249,9 @@ def _is_copy(space: NDArray[np.float32], neighbors: NDArray[np.int32], node: Int
 
 
 @sum_kernel()
-def link_orphans(space: NDArray[np.float32], neighbors: NDArray[np.int32]) -> None:
+def link_orphans(
+    space: NDArray[np.float32], neighbors: NDArray[np.int32], in_degree: NDArray[np.int32]
+) -> None:
     """Give each node of level 0 that no row names a link from one of its own neighbours.
 
     Pruning can take a node's last incoming link; no walk would ever reach it again. The nearest neighbour
@@ -255,14 +261,14 @@ def link_orphans(space: NDArray[np.float32], neighbors: NDArray[np.int32]) -> No
     Args:
         space: float32 [n, d'].
         neighbors: int32 [n, M0], -1 padded, mutated.
+        in_degree: int32 [n] of zeros, mutated.
     """
     n, M0 = neighbors.shape
-    in_degree = np.zeros(n, np.int32)
-    for row in range(n):
+    for node in range(n):
         for t in range(M0):
-            if neighbors[row, t] == NO_NODE:
+            if neighbors[node, t] == NO_NODE:
                 break
-            in_degree[neighbors[row, t]] += 1
+            in_degree[neighbors[node, t]] += 1
     for orphan in range(n):
         if in_degree[orphan] > 0 or neighbors[orphan, 0] == NO_NODE:
             continue
@@ -273,7 +279,7 @@ def link_orphans(space: NDArray[np.float32], neighbors: NDArray[np.int32]) -> No
             if row == NO_NODE:
                 break
             if neighbors[row, M0 - 1] == NO_NODE:
-                at = 0
+                at = np.int64(0)
                 while neighbors[row, at] != NO_NODE:
                     at += 1
                 neighbors[row, at] = orphan

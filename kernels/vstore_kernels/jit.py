@@ -20,12 +20,16 @@ Int: TypeAlias = "int | np.integer[Any]"
 DISABLE_JIT: Final = bool(getattr(config, "DISABLE_JIT", False))
 FASTMATH: Final = frozenset({"reassoc", "contract", "nsz", "arcp", "afn"})
 
-kernel: Any = partial(njit, nogil=True, cache=True, error_model="numpy", boundscheck=False, fastmath=False)
-"""Decorator of kernels without floating-point sums."""
-sum_kernel: Any = partial(
-    njit, nogil=True, cache=True, error_model="numpy", boundscheck=False, fastmath=set(FASTMATH)
-)
-"""Decorator of kernels whose floating-point sums may be reordered."""
+# No reference counts: kernels neither make nor keep arrays, and numba would otherwise count, atomically,
+# every array that one kernel hands to another (threefold time in a search, and threads that slow each other down).
+_COMMON: Final = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
+
+kernel: Any = partial(njit, **_COMMON, fastmath=False)
+"""Decorator of kernels without floating-point sums. A kernel must not allocate: its caller passes buffers."""
+sum_kernel: Any = partial(njit, **_COMMON, fastmath=set(FASTMATH))
+"""Decorator of kernels whose floating-point sums may be reordered. A kernel must not allocate."""
+inner: Any = partial(kernel, forceinline=True)
+"""Decorator of kernels that only other kernels call, each from one place or in a hot loop."""
 
 
 def drop_stale_cache(folder: Path) -> bool:

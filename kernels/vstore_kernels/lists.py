@@ -40,7 +40,7 @@ def encode_lists(neighbors: NDArray[np.int32], base: int) -> NDArray[np.uint8]:
     gate.array("neighbors", neighbors, np.int32, 2)
     rows, M0 = neighbors.shape
     out = np.empty(rows * (M0 + 1) * _VARINT_BYTES, np.uint8)
-    used = _encode(neighbors, base, out)
+    used = _encode(neighbors, base, out, np.empty(M0, np.int64))
     if used < 0:
         raise ValueError(f"row {-used - 1} of neighbors repeats an id or holds one below {NO_NODE}")
     return out[:used].copy()
@@ -84,9 +84,8 @@ def _put(out: NDArray[np.uint8], at: Int, value: Int) -> Int:
 
 
 @kernel()
-def _encode(neighbors: NDArray[np.int32], base: Int, out: NDArray[np.uint8]) -> Int:
+def _encode(neighbors: NDArray[np.int32], base: Int, out: NDArray[np.uint8], row: NDArray[np.int64]) -> Int:
     M0 = neighbors.shape[1]
-    row = np.empty(M0, np.int64)
     at = 0
     for i in range(neighbors.shape[0]):
         m = 0

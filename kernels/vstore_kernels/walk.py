@@ -12,7 +12,7 @@ from vstore_kernels.beam import heap_pop, heap_push, insert
 from vstore_kernels.bitmap import passes
 from vstore_kernels.codes import prefetch_row, score
 from vstore_kernels.intrinsics import load_i32, prefetch
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import (
     ACORN,
     HNSW_RESULT_FILTER,
@@ -94,7 +94,7 @@ def descend_levels(
     return rank
 
 
-@kernel()
+@inner()
 def _gather(node: Int, search: SearchView, tables: TableView) -> Int:
     """As `gather_passing`, for a walk over every node."""
     visited = search.visited
@@ -111,7 +111,8 @@ def _gather(node: Int, search: SearchView, tables: TableView) -> Int:
             break
         if visited[other] != epoch:
             if not tables.resident and tables.codes[other >> tables.block_shift] == 0:
-                return undo_visits(search, m, 0)
+                undo_visits(search, m, 0)
+                return -1
             visited[other] = epoch
             search.buffer[m] = other
             m += 1
@@ -119,7 +120,7 @@ def _gather(node: Int, search: SearchView, tables: TableView) -> Int:
     return np.int64(m)
 
 
-@kernel()
+@inner()
 def _take(
     nodes: NDArray[np.int32],
     m: Int,
@@ -168,7 +169,7 @@ def _take(
     state[CURRENT] = least
 
 
-@kernel()
+@inner()
 def _next_node(search: SearchView) -> Int:
     """Return the nearest unexpanded node, or -1 when the search is over; moves the cursor to it."""
     state = search.state
@@ -186,7 +187,7 @@ def _next_node(search: SearchView) -> Int:
     return np.int64(search.beam_nodes[state[CURRENT]])
 
 
-@kernel()
+@inner()
 def _run(
     search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
 ) -> bool:
