@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
-from vstore.traverse.walk import beam_walk, entry_point
+from vstore.traverse.walk import beam_walk, entry_point, predicted_blocks
 from vstore.types import Bitmap, Float32s, Int32s
 from vstore_kernels import bitmap, layout
 from vstore_kernels.acorn import pick_seeds
@@ -30,8 +30,9 @@ class ClusterAcorn:
         seeds = pick_seeds(order, graph.cluster_offsets, allowed, params.n_seeds)
         if not len(seeds):
             return Found.nothing()
-        # The seeds' own blocks are what the walk will read first: ask for them in one round.
-        blocks = layout.blocks_of(seeds, graph.tables.block_shift)
+        # What the walk will surely read: its seeds' own blocks, and those of the nearest clusters.
+        own = layout.blocks_of(seeds, graph.tables.block_shift)
+        blocks = np.union1d(own, predicted_blocks(graph, query, params)).astype(np.int32)
         yield Wants(lists=blocks, codes=blocks)
         code = prepare_query(query, graph.code_params)
         found: Found = yield from beam_walk(graph, code, seeds, allowed, layout.ACORN, params)
@@ -50,7 +51,8 @@ class Acorn1:
     def walk(self, graph: GraphView, query: Float32s, passing: Bitmap | None, params: WalkParams) -> Walk:
         """As `Traversal.walk`."""
         allowed = bitmap.full(graph.n) if passing is None else passing
-        yield Wants(upper=True)
+        blocks = predicted_blocks(graph, query, params)
+        yield Wants(lists=blocks, codes=blocks, upper=True)
         code = prepare_query(query, graph.code_params)
         entry, n_distances = entry_point(graph, code)
         seeds = entry if bitmap.test(allowed, int(entry[0])) else _first_passing(allowed)

@@ -79,12 +79,15 @@ class WalkParams:
     """How wide a traversal searches.
 
     `ef` is the beam; `n_seeds` the passing points that a cluster-seeded traversal starts from;
-    `lookahead` how many of the nearest unexpanded beam entries a stop for missing blocks asks for.
+    `lookahead` how many of the nearest unexpanded beam entries a stop for missing blocks asks for, None
+    being all of them; `n_predicted` how many of the query's nearest clusters are read before the walk.
+    None of the last two changes an answer: they trade bytes for round trips.
     """
 
     ef: int
     n_seeds: int = 256
-    lookahead: int = 8
+    lookahead: int | None = None
+    n_predicted: int = 16
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
-from vstore.traverse.walk import beam_walk, entry_point
+from vstore.traverse.walk import beam_walk, entry_point, predicted_blocks
 from vstore.types import Bitmap, Float32s
 from vstore_kernels import layout
 from vstore_kernels.codes import prepare_query
@@ -35,7 +35,8 @@ class ResultFilterHNSW:
 def _descend_and_walk(
     graph: GraphView, query: Float32s, passing: Bitmap | None, mode: int, params: WalkParams
 ) -> Walk:
-    yield Wants(upper=True)
+    blocks = predicted_blocks(graph, query, params)
+    yield Wants(lists=blocks, codes=blocks, upper=True)
     code = prepare_query(query, graph.code_params)
     seeds, n_distances = entry_point(graph, code)
     found: Found = yield from beam_walk(graph, code, seeds, passing, mode, params)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
+from vstore.traverse.base import NO_BLOCKS, Found, GraphView, Walk, WalkParams, Wants
 from vstore.traverse.scratch import POOL
-from vstore.types import Bitmap, Int32s
+from vstore.types import Bitmap, Float32s, Int32s
 from vstore_kernels import layout, search
+from vstore_kernels.clusters import nearest_clusters
 from vstore_kernels.codes import QueryCode
 
 
@@ -20,7 +21,8 @@ def beam_walk(
     """
     with POOL.lend() as scratch:
         search.begin(scratch, graph.tables, seeds, params.ef, mode)
-        while search.step(scratch, graph.tables, code, passing, params.lookahead) == layout.NEEDS:
+        lookahead = params.ef if params.lookahead is None else params.lookahead
+        while search.step(scratch, graph.tables, code, passing, lookahead) == layout.NEEDS:
             yield Wants(scratch.needs_lists.copy(), scratch.needs_codes.copy())
         node_ids, distances = search.results(scratch)
         counters = scratch.counters
@@ -32,6 +34,22 @@ def beam_walk(
             n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
             n_lists=int(counters[layout.N_LISTS]),
         )
+
+
+def predicted_blocks(graph: GraphView, query: Float32s, params: WalkParams) -> Int32s:
+    """Return the blocks of the query's nearest clusters, where a walk will spend most of its reads.
+
+    Rows are numbered in cluster order, so a cluster is a run of ids and few blocks hold it. With
+    everything resident there is nothing to predict.
+    """
+    if graph.tables.resident or not params.n_predicted:
+        return NO_BLOCKS
+    near = nearest_clusters(query, graph.centroids, graph.metric)[: params.n_predicted]
+    shift = graph.tables.block_shift
+    first = graph.cluster_offsets[near] >> shift
+    last = (graph.cluster_offsets[near + 1] - 1) >> shift
+    spans = [np.arange(a, b + 1, dtype=np.int32) for a, b in zip(first, last, strict=True)]
+    return np.unique(np.concatenate(spans))
 
 
 def entry_point(graph: GraphView, code: QueryCode) -> tuple[Int32s, int]:
