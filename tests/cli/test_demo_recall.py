@@ -16,15 +16,15 @@ from vstore.cli.demo_embedding import Embedding
 
 N_QUERIES = 100
 K = 10
-MIN_ROWS = 10_000
+N_ROWS = 20_000
 # Selectivity -> the filter; `band` is uniform over 0..999 and independent of the vectors.
 BANDS = {"all": None, "50 %": 500, "10 %": 100, "1 %": 10, "0.1 %": 1}
 
 
 @pytest.fixture(scope="module")
 def demo() -> tuple[vstore.Collection, np.ndarray, np.ndarray]:
-    corpus = collect(source_files())
-    assert len(corpus) >= MIN_ROWS
+    corpus = collect(source_files(), limit=N_ROWS)
+    assert len(corpus) == N_ROWS
     texts = [one.document for one in corpus]
     vectors = Embedding.fit(texts).embed(texts)
     rng = np.random.default_rng(11)

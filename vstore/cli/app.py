@@ -25,7 +25,7 @@ from vstore.cli.connection import (
     parse_filter,
 )
 from vstore.cli.info import describe_store
-from vstore.cli.output import Talker, print_json, size
+from vstore.cli.output import Talker, count, print_json, size
 from vstore.errors import VstoreError
 from vstore.progress import progress_of
 
@@ -234,7 +234,7 @@ def warm(
     if as_json:
         print_json({"collection": collection, "bytes_fetched": n_bytes, "n_shards": n_shards})
     else:
-        print(f"{collection}: {size(n_bytes)} read and checked, of {n_shards} shards")
+        print(f"{collection}: {size(n_bytes)} read and checked, of {count(n_shards, 'shard')}")
 
 
 @app.command(epilog="Example: vstore compact ./data photos")

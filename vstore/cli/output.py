@@ -53,6 +53,11 @@ class Talker:
         self.say(f"   {', '.join(results)}{' ' if results else ''}[{perf_counter() - started:.1f} s]")
 
 
+def count(n: int, thing: str) -> str:
+    """Return "1 hop" or "2 hops"."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
 def size(n_bytes: float) -> str:
     """Return bytes as people read them: 1536 -> "1.5 KiB"."""
     for unit in ("B", "KiB", "MiB"):
@@ -115,15 +120,16 @@ def receipt_lines(receipt: Receipt) -> list[str]:
     near = "" if receipt.correlation is None else f", correlation {receipt.correlation:.2f}"
     work = (
         f"{receipt.n_matching:,} of {receipt.n_rows:,} rows match ({receipt.selectivity:.2%}{near}); "
-        f"ef {receipt.ef}, {receipt.n_distances:,} distances, {receipt.n_hops:,} hops, "
+        f"ef {receipt.ef}, {count(receipt.n_distances, 'distance')}, {count(receipt.n_hops, 'hop')}, "
         f"{receipt.n_rescored:,} re-scored"
     )
     spent = ", ".join(
         f"{stage} {spent_ms:.1f}" for stage, spent_ms in receipt.timings_ms.items() if spent_ms >= 0.05
     )
     reads = (
-        f"{receipt.n_round_trips} round trips, {receipt.n_requests} requests, {size(receipt.bytes_fetched)}, "
-        f"{receipt.n_cache_hits} blocks from the cache and {receipt.n_cache_misses} not, "
+        f"{count(receipt.n_round_trips, 'round trip')}, {count(receipt.n_requests, 'request')}, "
+        f"{size(receipt.bytes_fetched)}; blocks: "
+        f"{receipt.n_cache_hits} cached, {receipt.n_cache_misses} not; "
         f"${receipt.estimated_cost_usd:.7f}; ms: {spent or 'under 0.1'}"
     )
     return [work, reads]

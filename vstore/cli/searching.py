@@ -93,8 +93,8 @@ def vector_of(collection: Collection, written: str) -> Any:
     )
 
 
-def model(name: str, model_name: str | None) -> Any:
-    """Return the re-ranker that `--rerank` names, or None."""
+def model(name: str, model_name: str | None, max_tokens: int | None = None) -> Any:
+    """Return the re-ranker that `--rerank` names, or None; a cross-encoder reads so many tokens of a pair."""
     if name == "none":
         return None
     if name == "lexical":
@@ -103,7 +103,7 @@ def model(name: str, model_name: str | None) -> Any:
         return LexicalReranker()
     from vstore.rerank.cross_encoder import CrossEncoderReranker
 
-    return CrossEncoderReranker(model_name or DEFAULT_MODEL)
+    return CrossEncoderReranker(model_name or DEFAULT_MODEL, max_length=max_tokens)
 
 
 def as_text(hits: Hits, fields: list[str]) -> str:
