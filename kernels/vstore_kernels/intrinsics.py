@@ -27,15 +27,15 @@ def _pointer(builder: Any, address: Any, offset: Any, to: Any) -> Any:
 
 
 def _python_load_i8(address: Any, offset: Any) -> Any:
-    return ctypes.c_int8.from_address(address + offset).value
+    return ctypes.c_int8.from_address(int(address) + int(offset)).value
 
 
 def _python_load_i32(address: Any, offset: Any) -> Any:
-    return ctypes.c_int32.from_address(address + offset).value
+    return ctypes.c_int32.from_address(int(address) + int(offset)).value
 
 
 def _python_load_f32(address: Any, offset: Any) -> Any:
-    return ctypes.c_float.from_address(address + offset).value
+    return ctypes.c_float.from_address(int(address) + int(offset)).value
 
 
 def _python_prefetch(address: Any, offset: Any) -> Any:

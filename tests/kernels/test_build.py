@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_data import clustered, examples, whole_numbers
+
+from tests import naive
+from vstore_kernels import beam, build, parallel
+from vstore_kernels.select import select_neighbors
+
+
+def batches_of(n: int) -> list[tuple[int, int]]:
+    out, done = [], 1
+    while done < n:
+        size = max(1, min(int(done * build._BATCH_FRACTION), n - done))
+        out.append((done, done + size))
+        done += size
+    return out
+
+
+@settings(max_examples=examples(10), deadline=None)
+@given(st.integers(2, 90), st.integers(2, 5), st.integers(4, 30), st.integers(0, 99))
+def test_the_graph_is_the_slow_twins(n: int, M: int, ef: int, seed: int) -> None:
+    space = whole_numbers(n, 3, seed)
+    drawn = build._Builder(space, M, max(ef, M), seed, 1)
+    links = naive.build(space, drawn._levels.tolist(), drawn._order.tolist(), M, max(ef, M), batches_of(n))
+    graph = build.build_hnsw(space, M, ef, seed)
+    graph.upper.check(n)
+    upper = graph.upper
+    for rank, node in enumerate(upper.nodes):
+        for level in range(1, int(drawn._levels[node]) + 1):
+            row = naive.row_of(upper.links, upper.rows[rank] + level - 1)
+            assert [int(upper.nodes[r]) for r in row] == links[level][int(node)]
+    named = {x for row in links[0].values() for x in row}
+    for node in range(n):
+        row = naive.row_of(graph.neighbors, node)
+        # Nodes that nobody named were linked afterwards, from rows that differ by that alone.
+        if set(row) <= named:
+            assert row == links[0][node]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 300])
+def test_every_row_is_well_formed(n: int) -> None:
+    graph = build.build_hnsw(clustered(n, 6), 4, 20)
+    assert graph.neighbors.shape == (n, 8)
+    graph.upper.check(n)
+    assert graph.upper_nodes.size >= 1
+    assert graph.max_level >= 1
+    for node in range(n):
+        row = naive.row_of(graph.neighbors, node)
+        assert graph.neighbors[node, len(row) :].tolist() == [-1] * (8 - len(row))
+        assert len(set(row)) == len(row)
+        assert node not in row
+        assert all(0 <= x < n for x in row)
+        assert row or n == 1
+
+
+def test_every_node_is_named_by_some_row() -> None:
+    rng = np.random.default_rng(0)
+    graph = build.build_hnsw(rng.standard_normal((1500, 48)).astype(np.float32), 4, 20)
+    named = np.unique(graph.neighbors[graph.neighbors >= 0])
+    assert named.size == 1500
+
+
+def test_threads_change_nothing() -> None:
+    space = clustered(1500, 8)
+    seen = []
+    one = build.build_hnsw(space, 6, 30, seed=3)
+    two = build.build_hnsw(space, 6, 30, seed=3, n_threads=3, progress=lambda *at: seen.append(at))
+    for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(two), strict=True):
+        assert np.array_equal(a, b)
+    other = build.build_hnsw(space, 6, 30, seed=4)
+    assert not np.array_equal(one.neighbors, other.neighbors)
+    assert seen[-1] == (1500, 1500)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_levels_fall_by_the_factor_M() -> None:
+    levels = build._Builder(np.zeros((100_000, 1), np.float32), 16, 16, 0, 1)._levels
+    assert (levels >= 1).mean() == pytest.approx(1 / 16, rel=0.05)
+    assert (levels >= 2).mean() == pytest.approx(1 / 256, rel=0.2)
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 12))
+def test_beam_inserts_after_equals(distances: list[int], capacity: int) -> None:
+    nodes, values = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
+    size, expected = 0, []
+    for node, distance in enumerate(distances):
+        at, size = beam.insert(nodes, values, size, capacity, node, np.float32(distance))
+        assert at == naive.beam_insert(expected, capacity, node, distance)
+    assert list(zip(values[:size].tolist(), nodes[:size].tolist(), strict=True)) == expected
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40))
+def test_heap_gives_ascending_order(distances: list[int]) -> None:
+    nodes, values = np.empty(40, np.int32), np.empty(40, np.float32)
+    size = 0
+    for node, distance in enumerate(distances):
+        size = beam.heap_push(nodes, values, size, node, np.float32(distance))
+    out = []
+    while size:
+        out.append((float(values[0]), int(nodes[0])))
+        size = beam.heap_pop(nodes, values, size)
+    assert out == sorted((float(d), node) for node, d in enumerate(distances))
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(st.integers(1, 30), st.integers(1, 10), st.integers(0, 99), st.booleans())
+def test_selection_agrees_with_the_slow_twin(n: int, capacity: int, seed: int, copies: bool) -> None:
+    space = whole_numbers(n + 1, 3, seed)
+    if copies:
+        space = np.round(space / 100) * 100
+    gaps = ((space[:-1] - space[-1]) ** 2).sum(axis=1)
+    order = np.argsort(gaps, kind="stable").astype(np.int32)
+    out = np.empty(capacity, np.int32)
+    m = select_neighbors(space, order, gaps[order], n, capacity, out)
+    expected = naive.select_neighbors(space, order.tolist(), gaps[order].tolist(), capacity)
+    assert out[:m].tolist() == expected
+
+
+def test_upper_levels_from_storage_are_checked() -> None:
+    good = build.build_hnsw(clustered(300, 6), 4, 20).upper
+    good.check(300)
+    bad_links = good.links.copy()
+    bad_links[0, 0] = good.nodes.size
+    low = int(np.flatnonzero(np.diff(good.rows) == 1)[0])
+    bad_level = good.links.copy()
+    bad_level[int(good.rows[good.entry_rank]) + good.max_level - 1, 0] = low
+    changes = [
+        {"links": bad_links},
+        {"entry_rank": good.nodes.size},
+        {"max_level": good.max_level + 1},
+        {"rows": good.rows[:-1].copy()},
+        {"rows": good.rows[::-1].copy()},
+        {"nodes": good.nodes[::-1].copy()},
+    ]
+    if good.max_level > 1:
+        changes.append({"links": bad_level})
+    for change in changes:
+        with pytest.raises(ValueError, match=r"\w"):
+            dataclasses.replace(good, **change).check(300)
+    with pytest.raises(ValueError, match="must ascend"):
+        good.check(5)
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 rows"):
+        build.build_hnsw(np.zeros((0, 3), np.float32))
+    with pytest.raises(ValueError, match="M is 1"):
+        build.build_hnsw(np.zeros((5, 3), np.float32), M=1)
+
+
+def test_a_failing_chunk_stops_the_others() -> None:
+    done: list[int] = []
+    lock = threading.Lock()
+
+    def work(item: int) -> None:
+        if item == 3:
+            raise KeyboardInterrupt
+        with lock:
+            done.append(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel.run_chunks(work, range(10_000), 3)
+    assert len(done) < 10_000
+    done.clear()
+    parallel.run_chunks(lambda item: work(item + 10), range(50), 4)
+    assert sorted(done) == list(range(10, 60))

@@ -1,0 +1,278 @@
+"""Obvious, slow twins of the kernels: plain Python over sets and lists, no epochs, blocks or buffers."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+NO_NODE = -1
+MAX_TWO_HOP_FOUND = 32
+
+
+def row_of(neighbors: np.ndarray, node: int) -> list[int]:
+    return [int(x) for x in neighbors[node] if x != NO_NODE]
+
+
+def range_counts(flags: Sequence[bool], offsets: Sequence[int]) -> list[int]:
+    return [sum(map(bool, flags[a:b])) for a, b in itertools.pairwise(offsets)]
+
+
+def exact_distance(query: np.ndarray, vector: np.ndarray, metric: str) -> float:
+    q, x = query.astype(np.float64), vector.astype(np.float64)
+    if metric == "l2":
+        return float(((q - x) ** 2).sum())
+    if metric == "dot":
+        return float(-(q @ x))
+    norms = float(np.sqrt(q @ q) * np.sqrt(x @ x))
+    return 1.0 if norms == 0 else max(0.0, 1.0 - float(q @ x) / norms)
+
+
+def decoded_row(row: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The vector that an encoded row stands for."""
+    codes = row[: center.size].view(np.int8).astype(np.float64)
+    return center.astype(np.float64) + scale.astype(np.float64) * codes
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode_lists(rows: Sequence[Sequence[int]], base: int) -> bytes:
+    out = b""
+    for i, row in enumerate(rows):
+        ids = sorted(row)
+        out += varint(len(ids))
+        if ids:
+            first = ids[0] - (base + i)
+            out += varint(2 * first if first >= 0 else -2 * first - 1)
+        for a, b in itertools.pairwise(ids):
+            out += varint(b - a - 1)
+    return out
+
+
+def beam_insert(beam: list[tuple[float, int]], capacity: int, node: int, distance: float) -> int:
+    """Insert after equal distances; return the position, or `capacity` when dropped."""
+    if len(beam) == capacity and not distance < beam[-1][0]:
+        return capacity
+    if len(beam) == capacity:
+        beam.pop()
+    at = bisect.bisect_right([d for d, _ in beam], distance)
+    beam.insert(at, (distance, node))
+    return at
+
+
+def select_neighbors(
+    space: np.ndarray, candidates: Sequence[int], distances: Sequence[float], capacity: int
+) -> list[int]:
+    taken: list[int] = []
+    n_copies = 0
+    for node, distance in zip(candidates, distances, strict=True):
+        if len(taken) == capacity:
+            break
+        if distance == 0:
+            if 2 * n_copies >= capacity:
+                continue
+            n_copies += 1
+        if all(exact_distance(space[node], space[other], "l2") >= distance for other in taken):
+            taken.append(node)
+    for node in candidates:
+        if len(taken) >= capacity // 2:
+            break
+        if node not in taken:
+            taken.append(node)
+    return taken
+
+
+def descend(distance: Callable[[int], float], upper: object) -> int:
+    """Greedy from the entry through the levels above 0; `distance` takes a rank. Returns a rank."""
+    rank = upper.entry_rank
+    for level in range(upper.max_level, 0, -1):
+        while True:
+            best = min(
+                [rank, *row_of(upper.links, upper.rows[rank] + level - 1)],
+                key=lambda r: (distance(r), r != rank),
+            )
+            if distance(best) >= distance(rank):
+                break
+            rank = best
+    return rank
+
+
+def _two_hop(node: int, neighbors: np.ndarray, passing: Sequence[bool], visited: set[int]) -> list[int]:
+    row = row_of(neighbors, node)
+    n_passing = sum(bool(passing[x]) for x in row)
+    found = [x for x in row if passing[x] and x not in visited]
+    failing = [x for x in row if not passing[x] and x not in visited]
+    visited.update(found)
+    if 2 * n_passing < len(row):
+        count = n_passing
+        for middle in failing:
+            if count >= MAX_TWO_HOP_FOUND:
+                break
+            visited.add(middle)
+            for other in row_of(neighbors, middle):
+                if other not in visited and passing[other]:
+                    visited.add(other)
+                    found.append(other)
+                    count += 1
+    return found
+
+
+def walk(
+    distance: Callable[[int], float],
+    neighbors: np.ndarray,
+    seeds: Sequence[int],
+    ef: int,
+    passing: Sequence[bool] | None = None,
+) -> list[tuple[float, int]]:
+    """HNSW's search of level 0, or with `passing` cluster-seeded ACORN; (distance, node), nearest first."""
+    beam: list[tuple[float, int]] = []
+    visited: set[int] = set()
+    expanded: set[int] = set()
+    for seed in seeds:
+        if seed not in visited and (passing is None or passing[seed]):
+            beam_insert(beam, ef, seed, distance(seed))
+        visited.add(seed)
+    while True:
+        node = next((x for _, x in beam if x not in expanded), None)
+        if node is None:
+            return beam
+        expanded.add(node)
+        if passing is None:
+            found = [x for x in row_of(neighbors, node) if x not in visited]
+            visited.update(found)
+        else:
+            found = _two_hop(node, neighbors, passing, visited)
+        for other in found:
+            beam_insert(beam, ef, other, distance(other))
+
+
+def walk_result_filter(
+    distance: Callable[[int], float],
+    neighbors: np.ndarray,
+    seeds: Sequence[int],
+    ef: int,
+    passing: Sequence[bool],
+) -> list[tuple[float, int]]:
+    results: list[tuple[float, int]] = []
+    frontier: list[tuple[float, int]] = []
+    visited: set[int] = set()
+
+    def take(nodes: Sequence[int]) -> None:
+        for node in nodes:
+            d = distance(node)
+            if len(results) == ef and not d < results[-1][0]:
+                continue
+            heapq.heappush(frontier, (d, node))
+            if passing[node]:
+                beam_insert(results, ef, node, d)
+
+    first = list(dict.fromkeys(seeds))
+    visited.update(first)
+    take(first)
+    while frontier:
+        if len(results) == ef and frontier[0][0] > results[-1][0]:
+            break
+        _, node = heapq.heappop(frontier)
+        found = [x for x in row_of(neighbors, node) if x not in visited]
+        visited.update(found)
+        take(found)
+    return results
+
+
+def pick_seeds(
+    cluster_order: Sequence[int], offsets: Sequence[int], passing: Sequence[bool], n_seeds: int
+) -> list[int]:
+    nodes = [x for c in cluster_order for x in range(offsets[c], offsets[c + 1]) if passing[x]]
+    return nodes[:n_seeds]
+
+
+def scan(distances: Sequence[float], node_ids: Sequence[int], top: int) -> list[tuple[float, int]]:
+    return sorted(((distances[x], x) for x in node_ids), key=lambda pair: pair[0])[:top]
+
+
+def chain(centroids: np.ndarray) -> list[int]:
+    left = list(range(1, len(centroids)))
+    out = [0]
+    while left:
+        nearest = min(left, key=lambda c: exact_distance(centroids[out[-1]], centroids[c], "l2"))
+        left.remove(nearest)
+        out.append(nearest)
+    return out
+
+
+def build(
+    space: np.ndarray,
+    levels: Sequence[int],
+    order: Sequence[int],
+    M: int,
+    ef: int,
+    batches: Sequence[tuple[int, int]],
+) -> list[dict[int, list[int]]]:
+    """Batched HNSW construction: for each level, the links of each node of it."""
+    n = len(space)
+    links: list[dict[int, list[int]]] = [
+        {node: [] for node in range(n) if levels[node] >= level} for level in range(max(levels) + 1)
+    ]
+
+    def gap(a: int, b: int) -> float:
+        return exact_distance(space[a], space[b], "l2")
+
+    for start, stop in batches:
+        batch = sorted(order[start:stop])
+        own = {node: _own_links(node, links, levels, order[0], gap, space, M, ef) for node in batch}
+        for level, of_level in enumerate(links):
+            capacity = 2 * M if level == 0 else M
+            incoming: dict[int, list[int]] = {}
+            for node in batch:
+                if levels[node] >= level:
+                    of_level[node] = own[node][level]
+                    for target in own[node][level]:
+                        incoming.setdefault(target, []).append(node)
+            for target, sources in incoming.items():
+                row = of_level[target] + sources
+                if len(row) > capacity:
+                    ranked: list[tuple[float, int]] = []
+                    for x in row:
+                        beam_insert(ranked, len(row), x, gap(target, x))
+                    nodes, gaps = [x for _, x in ranked], [d for d, _ in ranked]
+                    row = select_neighbors(space, nodes, gaps, capacity)
+                of_level[target] = row
+    return links
+
+
+def _own_links(
+    node: int,
+    links: list[dict[int, list[int]]],
+    levels: Sequence[int],
+    entry: int,
+    gap: Callable[[int, int], float],
+    space: np.ndarray,
+    M: int,
+    ef: int,
+) -> dict[int, list[int]]:
+    start, out = entry, {}
+    for level in range(levels[entry], levels[node], -1):
+        while True:
+            best = min([start, *links[level][start]], key=lambda x: (gap(node, x), x != start))
+            if gap(node, best) >= gap(node, start):
+                break
+            start = best
+    for level in range(levels[node], -1, -1):
+        width = max(map(len, links[level].values())) + 1
+        table = np.full((len(space), width), NO_NODE)
+        for x, row in links[level].items():
+            table[x, : len(row)] = row
+        beam = walk(lambda x: gap(node, x), table, [start], ef)
+        out[level] = select_neighbors(space, [x for _, x in beam], [d for d, _ in beam], M)
+        start = beam[0][1]
+    return out
