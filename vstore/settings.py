@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vstore.errors import InvalidSetting
 
@@ -103,6 +104,8 @@ class Settings:
     coalesce_max_bytes: int = 8 << 20
     """A coalesced request is at most this long."""
     n_retries: int = 5
+    s3_reader: Literal["presigned", "boto3"] = "presigned"
+    """How S3 is read: by presigned URLs, in a fraction of the processor time, or by boto3 alone."""
     retention_s: float = 3600.0
     """Garbage collection keeps what a manifest younger than this names."""
     prices: Prices = field(default_factory=Prices)
@@ -123,4 +126,8 @@ class Settings:
         )
         require(self.coalesce_max_bytes >= 1, f"coalesce_max_bytes is {self.coalesce_max_bytes}; 1 or more")
         require(self.n_retries >= 0, f"n_retries is {self.n_retries}; it must be 0 or more")
+        require(
+            self.s3_reader in ("presigned", "boto3"),
+            f"s3_reader is {self.s3_reader!r}; it must be 'presigned' or 'boto3'",
+        )
         require(self.retention_s >= 0, f"retention_s is {self.retention_s}; it must be 0 or more")

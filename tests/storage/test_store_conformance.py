@@ -60,9 +60,10 @@ class TestSeaweed(StoreSuite):
     n_listed = 1005
     n_rounds = 2
 
-    @pytest.fixture
-    def store(self, s3_url, s3_options):
-        store = open_store(s3_url, settings=Settings(io_concurrency=8), **s3_options)
+    @pytest.fixture(params=["presigned", "boto3"])
+    def store(self, request, s3_url, s3_options):
+        settings = Settings(io_concurrency=8, s3_reader=request.param)
+        store = open_store(s3_url, settings=settings, **s3_options)
         yield store
         store.close()
 

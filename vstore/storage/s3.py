@@ -28,6 +28,7 @@ from vstore.storage.coalesce import Fetch, plan_coalesce, split_fetches
 from vstore.storage.keys import check_body, check_key, check_prefix, check_range
 from vstore.storage.s3_client import S3Options, make_client
 from vstore.storage.s3_errors import S3_ERRORS, code_of, is_transient, status_of, store_error, translated
+from vstore.storage.s3_presigned import PresignedReader, can_presign
 from vstore.storage.s3_reader import BotoReader, ObjectReader, backoff_s
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class S3Store:
         bucket: the bucket's name; it exists already.
         prefix: what stands before every key, with or without slashes around.
         options: endpoint, region, credentials; default: boto3's usual chain.
-        settings: io_concurrency, coalesce_gap_bytes, coalesce_max_bytes, n_retries and sleep are used.
-        make_reader: given (client, bucket, root) returns the ObjectReader; default: BotoReader.
+        settings: io_concurrency, coalesce_gap_bytes, coalesce_max_bytes, n_retries, s3_reader, clock and
+            sleep are used.
+        make_reader: given (client, bucket, root) returns the ObjectReader; default: settings.s3_reader's.
 
     Raises:
         InvalidSetting: a bucket name, prefix or option that cannot be.
@@ -82,22 +84,38 @@ class S3Store:
         self._where = f"{self.url} at {options.endpoint_url}" if options.endpoint_url else self.url
         self._client = make_client(options, self._settings)
         self._reader: ObjectReader = (
-            make_reader(self._client, bucket, self._root)
-            if make_reader is not None
-            else BotoReader(
-                self._client,
-                bucket,
-                self._root,
-                where=self._where,
-                missing=self._missing,
-                n_retries=self._settings.n_retries,
-                sleep=self._settings.sleep,
-            )
+            make_reader(self._client, bucket, self._root) if make_reader is not None else self._own_reader()
         )
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._bucket_seen = False
         self._closed = False
+
+    def _own_reader(self) -> ObjectReader:
+        settings = self._settings
+        boto = BotoReader(
+            self._client,
+            self._bucket,
+            self._root,
+            where=self._where,
+            missing=self._missing,
+            n_retries=settings.n_retries,
+            sleep=settings.sleep,
+        )
+        if settings.s3_reader == "boto3" or not can_presign(self._bucket):
+            return boto
+        return PresignedReader(
+            self._client,
+            self._bucket,
+            self._root,
+            where=self._where,
+            missing=self._missing,
+            instead=boto,
+            n_connections=settings.io_concurrency + 2,
+            n_retries=settings.n_retries,
+            sleep=settings.sleep,
+            clock=settings.clock,
+        )
 
     def __repr__(self) -> str:
         return f"S3Store({self._where!r})"

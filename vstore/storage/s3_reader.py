@@ -1,4 +1,4 @@
-"""How ranges are read from S3: one small protocol, so that a faster client can take its place."""
+"""How ranges are read from S3: one small protocol, and the reader that is boto3's get_object."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ LONGEST_WAIT_S = 2.0
 def backoff_s(attempt: int) -> float:
     """Return the wait after the attempt of that index."""
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt)
+
+
+def ignores_ranges(where: str, key: str) -> StorageError:
+    """Return the error for an answer that is not the range that was asked for."""
+    return StorageError(f"{where}: the server ignores ranges (read {key!r}); use another server")
 
 
 class ObjectReader(Protocol):
@@ -96,7 +101,7 @@ class BotoReader:
                     continue
                 raise self._failure(error, key, start, length) from error
         if not whole and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
-            raise StorageError(f"{self._where}: the server ignores ranges (read {key!r}); use another server")
+            raise ignores_ranges(self._where, key)
         if not data or (length is not None and len(data) < length):
             raise CorruptData(past_end(self._where, key, start, length, start + len(data)))
         return data if length is None or len(data) == length else data[:length]

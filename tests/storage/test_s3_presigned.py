@@ -1,0 +1,356 @@
+"""What presigned reads add: URLs that grow old, refusals, odd answers, proxies, certificates, and silence."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import traceback
+
+import pytest
+import urllib3
+from fault_proxy import DOWN, EXPIRED, HALF, LOST_CUT, MOVED, OTHER_RANGE, UNTOLD, FaultProxy
+
+from vstore.errors import AccessDenied, InvalidSetting, ObjectNotFound, StorageError, StoreUnavailable
+from vstore.settings import Settings
+from vstore.storage import ByteRange, open_store
+from vstore.storage import s3_presigned as module
+from vstore.storage.s3 import S3Store
+from vstore.storage.s3_client import S3Options
+from vstore.storage.s3_presigned import (
+    BOTO_ONLY_S,
+    SIGN_AGAIN_S,
+    PresignedReader,
+    as_client_error,
+    ca_bundle,
+    can_presign,
+    make_pools,
+    proxy_for,
+)
+from vstore.storage.s3_reader import BotoReader, backoff_s
+
+pytestmark = pytest.mark.s3
+DATA = random.Random(1).randbytes(50_000)
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+class Place:
+    """A store behind the proxy, with `a` in it; counts waits, signatures and boto3's reads."""
+
+    def __init__(self, url, options, proxy, n_retries):
+        self.clock, self.waits_s, self.signed, self.by_boto = Clock(), [], [], []
+        settings = Settings(
+            n_retries=n_retries, io_concurrency=8, sleep=self.waits_s.append, clock=self.clock
+        )
+        options = options | {"endpoint_url": proxy.endpoint_url}
+        self.store = open_store(url, settings=settings, **options)
+        self.store.put("a", DATA)
+        client = self.store._client
+        self.count(client, "generate_presigned_url", self.signed)
+        self.count(client, "get_object", self.by_boto)
+        self.proxy = proxy
+
+    def count(self, client, name, calls):
+        real = getattr(client, name)
+
+        def counted(*args, **kwargs):
+            calls.append(kwargs)
+            return real(*args, **kwargs)
+
+        setattr(client, name, counted)
+
+    def gets(self):
+        return [step for method, step in self.proxy.seen if method == "GET"]
+
+
+@pytest.fixture
+def make_place(s3_server, s3_url, s3_options):
+    places = []
+
+    def make(n_retries=0):
+        proxy = FaultProxy(s3_server.endpoint_url)
+        places.append(Place(s3_url, s3_options, proxy, n_retries))
+        return places[-1]
+
+    yield make
+    for place in places:
+        place.store.close()
+        place.proxy.close()
+
+
+# ---- URLs
+
+
+def test_a_key_is_signed_once_until_it_is_old(make_place):
+    place = make_place()
+    for start in range(20):
+        assert place.store.get("a", start, 100) == DATA[start : start + 100]
+    assert len(place.signed) == 1
+    place.clock.now_s += SIGN_AGAIN_S - 1
+    place.store.get("a", 0, 1)
+    assert len(place.signed) == 1
+    place.clock.now_s += 1
+    place.store.get("a", 0, 1)
+    assert len(place.signed) == 2
+    place.clock.now_s -= 100
+    place.store.get("a", 0, 1)
+    assert len(place.signed) == 3
+    assert not place.by_boto
+
+
+def test_threads_share_one_signature(make_place):
+    place = make_place()
+    barrier = threading.Barrier(8)
+    got = []
+
+    def read(i):
+        barrier.wait()
+        got.append(place.store.get("a", i, 5) == DATA[i : i + 5])
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [True] * 8
+    assert len(place.signed) == 1
+
+
+def test_urls_are_bounded(make_place, monkeypatch):
+    monkeypatch.setattr(module, "MAX_URLS", 3)
+    place = make_place()
+    for i in range(6):
+        place.store.put(f"b/{i}", b"x")
+        place.store.get(f"b/{i}")
+    assert list(place.store._reader._urls) == ["b/3", "b/4", "b/5"]
+
+
+def test_an_expired_url_is_signed_again(make_place):
+    place = make_place()
+    place.store.get("a", 0, 1)
+    place.proxy.script["GET"] = [EXPIRED]
+    assert place.store.get("a", 5, 5) == DATA[5:10]
+    assert len(place.signed) == 2
+    assert place.gets() == ["pass", EXPIRED, "pass"]
+    assert not place.by_boto
+    assert not place.waits_s
+
+
+def test_where_new_urls_are_refused_boto3_reads_for_a_while(make_place):
+    place = make_place()
+    place.proxy.script["GET"] = [EXPIRED]
+    assert place.store.get("a", 5, 5) == DATA[5:10]
+    assert place.store.get("a", 6, 5) == DATA[6:11]
+    assert (len(place.signed), len(place.by_boto)) == (1, 2)
+    place.clock.now_s += BOTO_ONLY_S
+    assert place.store.get("a", 7, 5) == DATA[7:12]
+    assert (len(place.signed), len(place.by_boto)) == (2, 2)
+
+
+def test_the_error_of_a_refusal_is_that_of_boto3(make_place):
+    place = make_place()
+    place.proxy.script["GET"] = [EXPIRED, EXPIRED]
+    with pytest.raises(AccessDenied, match=r"Request has expired.*check the credentials"):
+        place.store.get("a", 5, 5)
+    assert place.store.get("a", 5, 5) == DATA[5:10]
+    assert (len(place.signed), len(place.by_boto)) == (2, 1)
+
+
+def test_a_redirect_is_left_to_boto3_once(make_place):
+    place = make_place()
+    place.proxy.script["GET"] = [MOVED]
+    assert place.store.get("a", 5, 5) == DATA[5:10]
+    assert place.store.get("a", 6, 5) == DATA[6:11]
+    assert (len(place.signed), len(place.by_boto)) == (2, 1)
+
+
+# ---- retries
+
+
+@pytest.mark.parametrize("fault", [DOWN, HALF, LOST_CUT, "lost 500", UNTOLD])
+def test_what_may_pass_is_asked_again(make_place, fault):
+    place = make_place(2)
+    place.proxy.script["GET"] = [fault, fault]
+    assert place.store.get("a", 100, 10_000) == DATA[100:10_100]
+    assert len(place.waits_s) == 2
+    assert all(0 <= wait_s <= backoff_s(i) for i, wait_s in enumerate(place.waits_s))
+    place.proxy.script["GET"] = [fault] * 3
+    with pytest.raises(StoreUnavailable, match="try again"):
+        place.store.get("a", 100, 10_000)
+    assert len(place.waits_s) == 4
+    assert len(set(place.waits_s)) == 4
+    assert not place.by_boto
+
+
+def test_what_stays_is_not_asked_again(make_place):
+    place = make_place(5)
+    with pytest.raises(ObjectNotFound):
+        place.store.get("absent", 0, 1)
+    assert place.gets() == ["pass"]
+    assert not place.waits_s
+
+
+def test_another_range_is_not_taken(make_place):
+    place = make_place()
+    place.proxy.script["GET"] = [OTHER_RANGE]
+    with pytest.raises(StorageError, match="ignores ranges"):
+        place.store.get("a", 100, 100)
+
+
+def test_many_ranges_while_a_third_of_the_answers_fail(make_place):
+    place = make_place(20)
+    rng = random.Random(5)
+    place.proxy.script["GET"] = rng.choices([DOWN, HALF, LOST_CUT, UNTOLD] + ["pass"] * 10, k=300)
+    ranges = [ByteRange("a", rng.randrange(40_000), rng.randrange(1, 9_000)) for _ in range(60)]
+    for _ in range(5):
+        assert [place.store.get(*r) for r in ranges] == [DATA[r.start : r.start + r.length] for r in ranges]
+
+
+# ---- silence
+
+
+def test_urls_are_in_no_log_and_no_error(make_place, caplog):
+    place = make_place(1)
+    with caplog.at_level(logging.DEBUG, logger="urllib3"):
+        place.store.get("a", 0, 10)
+        place.proxy.script["GET"] = [DOWN, HALF, HALF]
+        errors = []
+        for key in ("a", "absent", "a"):
+            try:
+                place.store.get(key, 0, 1000)
+            except StorageError as error:
+                errors.append("".join(traceback.format_exception(error)))
+    text = caplog.text
+    assert '"GET /' in text
+    assert len(errors) == 2
+    assert all("X-Amz" not in shown for shown in [text, *errors])
+    assert "X-Amz" not in repr(place.store._reader._urls)
+
+
+# ---- places
+
+
+def test_the_choice_of_the_reader(s3_options):
+    def reader_of(bucket="bucket", **settings):
+        store = S3Store(bucket, options=S3Options(**s3_options), settings=Settings(**settings))
+        store.close()
+        return type(store._reader)
+
+    assert reader_of() is PresignedReader
+    assert reader_of(s3_reader="presigned") is PresignedReader
+    assert reader_of(s3_reader="boto3") is BotoReader
+    assert reader_of("express--use1-az4--x-s3") is BotoReader
+    assert not can_presign("arn:aws:s3::123456789012:accesspoint/some.mrap")
+    with pytest.raises(InvalidSetting, match="s3_reader is 'fast'"):
+        Settings(s3_reader="fast")
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "eu-south-2", "cn-north-1"])
+@pytest.mark.parametrize("style", [None, "path", "virtual"])
+def test_urls_go_where_get_object_goes_and_carry_the_token(region, style):
+    """By default boto3 presigns for the global endpoint, with Version 2: new buckets refuse both."""
+    options = S3Options(
+        region=region,
+        access_key_id="id",
+        secret_access_key="hidden",
+        session_token="token+/=",
+        addressing_style=style,
+    )
+    store = S3Store("bucket", "p é", options=options)
+    asked = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(request, **rest):
+        asked.append(request.url)
+        raise Stop
+
+    store._client.meta.events.register("before-send.s3.GetObject", stop)
+    with pytest.raises(Stop):
+        store._client.get_object(Bucket="bucket", Key="p é/k=+")
+    signed, _ = store._reader._url_of("k=+")
+    store.close()
+    path, query = signed.target.split("?")
+    assert f"{signed.pool.scheme}://{signed.pool.host}{path}" == asked[0]
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in query
+    assert f"%2F{region}%2Fs3%2Faws4_request" in query
+    assert "X-Amz-Security-Token=token%2B%2F%3D" in query
+    assert "hidden" not in query
+
+
+def test_a_session_token_is_sent(s3_url, s3_options, s3_server):
+    """The server knows no tokens, and refuses it by both ways."""
+    proxy = FaultProxy(s3_server.endpoint_url)
+    options = s3_options | {"endpoint_url": proxy.endpoint_url, "session_token": "t"}
+    store = open_store(s3_url, settings=Settings(n_retries=0), **options)
+    with pytest.raises(AccessDenied):
+        store.get("a")
+    assert [method for method, _ in proxy.seen].count("GET") == 2
+    store.close()
+    proxy.close()
+
+
+def test_proxies_of_the_environment(monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert proxy_for("https://host") is None
+    monkeypatch.setenv("https_proxy", "gate:3128")
+    monkeypatch.setenv("http_proxy", "//gate:1")
+    monkeypatch.setenv("no_proxy", "inside.org")
+    assert proxy_for("https://host") == "http://gate:3128"
+    assert proxy_for("http://host") == "http://gate:1"
+    assert proxy_for("https://a.inside.org") is None
+
+
+def test_reads_go_through_a_proxy(s3_url, s3_options, s3_server, monkeypatch):
+    near = open_store(s3_url, settings=Settings(), **s3_options)
+    near.put("a", DATA)
+    near.close()
+    gate = FaultProxy(s3_server.endpoint_url)
+    # The gate forwards to the server whatever host it is asked for.
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", gate.endpoint_url.replace("http://", "http://me:pass@"))
+    options = s3_options | {"endpoint_url": "http://s3.nowhere.invalid"}
+    store = open_store(s3_url, settings=Settings(n_retries=0), **options)
+    assert store.get("a", 10, 10) == DATA[10:20]
+    assert store.get("a") == DATA
+    assert gate.seen == [("GET", "pass")] * 2
+    store.close()
+    gate.close()
+
+
+def test_pools_verify_and_know_proxies(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "own.pem"))
+    assert ca_bundle() == str(tmp_path / "own.pem")
+    limits = dict(n_connections=7, connect_timeout_s=1, read_timeout_s=2)
+    direct = make_pools("https", None, **limits).connection_pool_kw
+    assert (direct["cert_reqs"], direct["ca_certs"], direct["maxsize"]) == (
+        "CERT_REQUIRED",
+        str(tmp_path / "own.pem"),
+        7,
+    )
+    through = make_pools("http", "http://me:p%40ss@gate:1", **limits)
+    assert isinstance(through, urllib3.ProxyManager)
+    assert through.proxy_headers["proxy-authorization"].startswith("Basic ")
+    monkeypatch.delenv("AWS_CA_BUNDLE")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/its.pem")
+    assert ca_bundle() == "/its.pem"
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    assert ca_bundle().endswith(".pem")
+
+
+def test_answers_become_errors_of_botocore():
+    error = as_client_error(403, b"<Error><Code>X</Code><Message>why</Message><StringToSign>s</StringToSign>")
+    assert "X" in str(error)
+    assert "why" in str(error)
+    assert "s</" not in str(error)
+    assert as_client_error(502, b"<html>").response["Error"]["Code"] == "502"
