@@ -86,13 +86,19 @@ class BlockCache:
 
     def get(self, key: BlockKey) -> Any | None:
         """Return a block's value and mark it used, or None where it is not resident."""
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[BlockKey]) -> list[Any | None]:
+        """Return `get` of each key, under one lock."""
+        found = []
         with self._lock:
-            queue = self._queue(key)
-            block = queue.get(key)
-            if block is None:
-                return None
-            queue.move_to_end(key)
-            return block.value
+            for key in keys:
+                queue = self._queue(key)
+                block = queue.get(key)
+                if block is not None:
+                    queue.move_to_end(key)
+                found.append(None if block is None else block.value)
+        return found
 
     def admit(self, blocks: Sequence[Block]) -> None:
         """Take blocks in, and evict the least recently used until the limit holds.

@@ -146,9 +146,9 @@ def _walk(
 
 def _rescore(answer: ShardAnswer, request: SearchRequest, candidates: Int32s) -> Pipeline[None]:
     session = answer.session
-    vectors = session.keys(sections.VECTORS, np.unique(candidates // session.head.vector_block_rows))
+    vectors = session.keys(sections.VECTORS, _blocks(candidates, session.head.vector_block_rows))
     # The payload comes in the same round as the vectors that decide who needs it: a round costs more.
-    yield vectors + session.keys(sections.PAYLOAD, np.unique(candidates // session.head.payload_block_rows))
+    yield vectors + session.keys(sections.PAYLOAD, _blocks(candidates, session.head.payload_block_rows))
     exact = exact_distances(request.query, session.vector_rows(candidates), None, session.metric)
     best = topk(exact, request.k)
     answer.node_ids, answer.distances = candidates[best], exact[best]
@@ -170,6 +170,10 @@ def _exact(answer: ShardAnswer, request: SearchRequest, passing: Bitmap | None) 
     answer.node_ids, answer.distances = ids, distances
     answer.n_rescored = len(rows)
     answer.found.n_distances = len(rows)
+
+
+def _blocks(rows: Int32s, block_rows: int) -> list[int]:
+    return sorted(set((rows // block_rows).tolist()))
 
 
 class _Stopwatch:

@@ -56,22 +56,27 @@ class ShardSession:
 
     def missing(self, keys: Sequence[BlockKey]) -> list[BlockKey]:
         """Return those of the keys that are not resident; the others are pinned from here on."""
-        return [key for key in keys if not self._pin(key)]
-
-    def _pin(self, key: BlockKey) -> bool:
-        if key.section == sections.LISTS:
-            resident = self.tables.has_lists(key.block)
-        elif key.section == sections.CODES:
-            resident = self.tables.has_codes(key.block)
-        elif key in self._held:
-            return True
-        else:
-            value = self._cache.get(key)
-            resident = value is not None
-            if resident:
-                self._held[key] = value
-        self.n_cache_hits += resident
-        return resident
+        tables, held = self._tables, self._held
+        lacking: list[BlockKey] = []
+        sought: list[BlockKey] = []
+        for key in keys:
+            section, block = key.section, key.block
+            if section == sections.LISTS or section == sections.CODES:
+                tables = tables or self.tables
+                resident = tables.has_lists(block) if section == sections.LISTS else tables.has_codes(block)
+                if resident:
+                    self.n_cache_hits += 1
+                else:
+                    lacking.append(key)
+            elif key not in held:
+                sought.append(key)
+        for key, value in zip(sought, self._cache.get_many(sought) if sought else (), strict=True):
+            if value is None:
+                lacking.append(key)
+            else:
+                held[key] = value
+                self.n_cache_hits += 1
+        return lacking
 
     def ranges(self, keys: Sequence[BlockKey]) -> list[ByteRange]:
         """Return the range of the shard's object that holds each key's block."""
@@ -123,8 +128,13 @@ class ShardSession:
         block_rows = self.head.vector_block_rows
         shard_id, held = self.shard.shard_id, self._held
         out = np.empty((len(node_ids), self.shard.schema.dim), dtype=np.float32)
+        blocks = {
+            block: held[BlockKey(shard_id, sections.VECTORS, block)]
+            for block in set((node_ids // block_rows).tolist())
+        }
         for i, node_id in enumerate(node_ids.tolist()):
-            out[i] = held[BlockKey(shard_id, sections.VECTORS, node_id // block_rows)][node_id % block_rows]
+            block, row = divmod(node_id, block_rows)
+            out[i] = blocks[block][row]
         return out
 
     @property
