@@ -20,8 +20,8 @@ Int: TypeAlias = "int | np.integer[Any]"
 DISABLE_JIT: Final = bool(getattr(config, "DISABLE_JIT", False))
 FASTMATH: Final = frozenset({"reassoc", "contract", "nsz", "arcp", "afn"})
 
-# No reference counts: kernels neither make nor keep arrays, and numba would otherwise count, atomically, every
-# array that a kernel hands to another: threefold time in a search, and threads that slow each other down.
+# No reference counts: kernels neither make nor keep arrays, and numba would otherwise count, atomically,
+# every array that a kernel hands to another: threefold time in a search, and threads in each other's way.
 _COMMON: Final = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
 
 kernel: Any = partial(njit, **_COMMON, fastmath=False)
