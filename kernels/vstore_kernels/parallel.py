@@ -40,27 +40,19 @@ def run_chunks(work: Callable[[T], object], chunks: Iterable[T], n_threads: int)
                 errors.append(error)
                 stop.set()
 
-    threads = [threading.Thread(target=loop, daemon=True) for _ in range(min(n_threads, len(items)) - 1)]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
     try:
+        for _ in range(min(n_threads, len(items)) - 1):
+            thread = threading.Thread(target=loop, daemon=True)
+            thread.start()
+            threads.append(thread)
         loop()
-    finally:
-        # Also on Ctrl-C: the other threads end after their chunk.
-        stop_early = bool(errors)
-        if stop_early:
-            stop.set()
-        _join(threads, stop)
-    if errors:
-        raise errors[0]
-
-
-def _join(threads: list[threading.Thread], stop: threading.Event) -> None:
-    try:
         for thread in threads:
             thread.join()
-    except BaseException:
+    finally:
+        # On Ctrl-C the other threads end after their chunk.
         stop.set()
         for thread in threads:
             thread.join()
-        raise
+    if errors:
+        raise errors[0]
