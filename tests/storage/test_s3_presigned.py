@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import logging
 import random
+import ssl
 import threading
 import traceback
 
@@ -326,6 +329,57 @@ def test_reads_go_through_a_proxy(s3_url, s3_options, s3_server, monkeypatch):
     assert gate.seen == [("GET", "pass")] * 2
     store.close()
     gate.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A file with a key and a certificate of itself for 127.0.0.1."""
+    pytest.importorskip("cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime.datetime(2020, 1, 1))
+        .not_valid_after(datetime.datetime(2120, 1, 1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path_factory.mktemp("tls") / "own.pem"
+    path.write_bytes(secret + made.public_bytes(encoding))
+    return path
+
+
+@pytest.mark.parametrize("reader", ["presigned", "boto3"])
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", None])
+def test_certificates_are_verified(s3_url, s3_options, s3_server, certificate, monkeypatch, reader, variable):
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    near = open_store(s3_url, settings=Settings(), **s3_options)
+    near.put("a", DATA)
+    near.close()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    proxy = FaultProxy(s3_server.endpoint_url, tls)
+    if variable:
+        monkeypatch.setenv(variable, str(certificate))
+    options = s3_options | {"endpoint_url": proxy.endpoint_url}
+    store = open_store(s3_url, settings=Settings(n_retries=0, s3_reader=reader), **options)
+    if variable:
+        assert store.get("a", 10, 10) == DATA[10:20]
+    else:
+        with pytest.raises(StoreUnavailable, match=r"(?i)certificate verify failed"):
+            store.get("a", 10, 10)
+        assert not proxy.seen
+    store.close()
+    proxy.close()
 
 
 def test_pools_verify_and_know_proxies(monkeypatch, tmp_path):
