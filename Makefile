@@ -9,7 +9,8 @@ VENV := .venv
 DEMO_VENV := .venv-demo
 PIP_FLAGS := -qq --disable-pip-version-check --no-input --constraint constraints.txt
 DEMO_ARGS ?=
-PYTEST_ARGS ?=
+# Two processes: the suite waits for stores and compilers as much as it computes.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test install check clean
