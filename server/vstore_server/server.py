@@ -1,0 +1,264 @@
+"""gRPC without protobuf: bytes in, bytes out, on asyncio; the work is on the lanes' threads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NoReturn
+
+import grpc
+
+from vstore import Database
+from vstore.errors import InvalidSetting
+from vstore_server import errors, health
+from vstore_server.auth import Caller, Tokens, check_listen
+from vstore_server.codec import encode
+from vstore_server.errors import ServerUnavailable
+from vstore_server.lanes import Lane
+from vstore_server.messages import SERVICE
+from vstore_server.service import METHODS, Call, Method, Service
+from vstore_server.settings import ServerSettings, ServerTLS
+
+log = logging.getLogger("vstore_server")
+_REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_STREAM_SLACK = 64
+"""RPCs beside those that lanes bound: health checks, and streams between two messages."""
+
+
+class Server:
+    """Serves a database. Belongs to one event loop; closes neither the database nor its store."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: ServerSettings | None = None,
+        *,
+        tokens: Tokens | None = None,
+        tls: ServerTLS | None = None,
+        rerankers: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._settings = settings or ServerSettings()
+        self._tokens = tokens or Tokens()
+        self._tls = tls
+        check_listen(
+            self._settings.listen,
+            tls=tls is not None,
+            tokens=len(self._tokens) > 0,
+            forced=self._settings.insecure,
+        )
+        self._service = Service(database, self._settings.limits, rerankers, self._settings.refresh_s)
+        self._secrets = (database.url,)
+        self._lanes: dict[str, Lane] = {}
+        self._server: Any = None
+        self._serving = False
+        self._changed = asyncio.Event()
+
+    async def start(self) -> str:
+        """Listen, and return the address, with the port that was chosen where 0 was asked for.
+
+        Raises:
+            InvalidSetting: the address cannot be listened on.
+        """
+        chosen = self._settings
+        self._lanes = {
+            "search": Lane("search", chosen.n_search_threads, chosen.max_waiting),
+            "write": Lane("write", chosen.n_write_threads, chosen.max_waiting),
+            "upkeep": Lane("upkeep", chosen.n_upkeep_threads, chosen.max_waiting),
+        }
+        n_threads = chosen.n_search_threads + chosen.n_write_threads + chosen.n_upkeep_threads
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", chosen.limits.message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_metadata_size", 16 << 10),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ],
+            maximum_concurrent_rpcs=n_threads + 3 * chosen.max_waiting + _STREAM_SLACK,
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
+                grpc.method_handlers_generic_handler(health.PATH, self._health_handlers()),
+            )
+        )
+        port = self._listen()
+        await self._server.start()
+        self._serving = True
+        host = chosen.listen.rpartition(":")[0]
+        return chosen.listen if chosen.listen.startswith("unix") else f"{host}:{port}"
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Drain: refuse new requests, let running ones finish for `grace_s` (default: the setting), end."""
+        self._serving = False
+        self._changed.set()
+        if self._server is not None:
+            await self._server.stop(self._settings.drain_s if grace_s is None else grace_s)
+        for lane in self._lanes.values():
+            await lane.close()
+
+    def _listen(self) -> int:
+        chosen = self._settings.listen
+        try:
+            if self._tls is None:
+                port: int = self._server.add_insecure_port(chosen)
+            else:
+                credentials = grpc.ssl_server_credentials(
+                    [(self._tls.key, self._tls.certificate)],
+                    root_certificates=self._tls.client_ca,
+                    require_client_auth=self._tls.client_ca is not None,
+                )
+                port = self._server.add_secure_port(chosen, credentials)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise InvalidSetting(
+                f"cannot listen on {chosen}: it is taken, forbidden, or no address of this host"
+            )
+        return port
+
+    def _handlers(self) -> dict[str, Any]:
+        make = {
+            "unary": lambda method: grpc.unary_unary_rpc_method_handler(self._unary(method)),
+            "progress": lambda method: grpc.unary_stream_rpc_method_handler(self._progress(method)),
+            "stream": lambda method: grpc.stream_stream_rpc_method_handler(self._stream(method)),
+        }
+        return {name: make[method.kind](method) for name, method in METHODS.items()}
+
+    def _unary(self, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        async def handle(data: bytes, context: Any) -> bytes:
+            started = time.perf_counter()
+            call: Call | None = None
+            try:
+                call = Call(self._caller(method, context))
+                return await self._run(method, data, call)
+            except asyncio.CancelledError:
+                if call is not None:
+                    call.cancel()
+                raise
+            except Exception as error:
+                await self._abort(context, method, error)
+            finally:
+                self._note(method, call, started)
+
+        return handle
+
+    def _progress(self, method: Method) -> Callable[[bytes, Any], AsyncIterator[bytes]]:
+        async def handle(data: bytes, context: Any) -> AsyncIterator[bytes]:
+            loop, changed = asyncio.get_running_loop(), asyncio.Event()
+            latest: list[tuple[int, int]] = []
+
+            def arrived(done: int, total: int) -> None:
+                # Only the latest is kept: a slow reader must not make the server remember.
+                latest[:] = [(done, total)]
+                changed.set()
+
+            def report(done: int, total: int) -> None:
+                loop.call_soon_threadsafe(arrived, int(done), int(total))
+
+            try:
+                call = Call(self._caller(method, context), report)
+                task = asyncio.ensure_future(self._run(method, data, call))
+                task.add_done_callback(lambda _: changed.set())
+                try:
+                    while not task.done() or latest:
+                        await changed.wait()
+                        changed.clear()
+                        if latest:
+                            done, total = latest.pop()
+                            yield encode({"done": done, "total": total})
+                    yield task.result()
+                finally:
+                    if not task.done():
+                        call.cancel()
+                        task.cancel()
+            except Exception as error:
+                await self._abort(context, method, error)
+
+        return handle
+
+    def _stream(self, method: Method) -> Callable[[Any, Any], AsyncIterator[bytes]]:
+        async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            try:
+                call = Call(self._caller(method, context))
+                # The next batch is read when this one is durable; HTTP/2 holds the sender back meanwhile.
+                async for data in requests:
+                    if not self._serving:
+                        raise ServerUnavailable("the server is shutting down; send the rest to another")
+                    yield await self._run(method, data, call)
+            except Exception as error:
+                await self._abort(context, method, error)
+
+        return handle
+
+    async def _run(self, method: Method, data: bytes, call: Call) -> bytes:
+        lane = self._lanes[method.lane]
+        return await lane.run(call.caller.tenant, lambda: self._service.answer(method.name, data, call))
+
+    def _caller(self, method: Method, context: Any) -> Caller:
+        caller = self._tokens.identify(_metadata(context).get("authorization"))
+        caller.check_role(method.role, method.name)
+        return caller
+
+    async def _abort(self, context: Any, method: Method, error: Exception) -> NoReturn:
+        given = _metadata(context).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+        trailing = [(errors.ERROR_KEY, errors.name_of(error)), (errors.REQUEST_ID_KEY, request_id)]
+        if isinstance(error, errors.ServerBusy):
+            trailing.append((errors.RETRY_AFTER_KEY, str(max(1, round(error.retry_after_s * 1e3)))))
+        if errors.is_internal(error):
+            _log(logging.ERROR, "failed", method=method.name, request=request_id, error=repr(error))
+            log.debug("request %s", request_id, exc_info=error)
+        await context.abort(
+            getattr(grpc.StatusCode, errors.status_of(error)),
+            errors.public_message(error, self._secrets, request_id),
+            tuple(trailing),
+        )
+        raise AssertionError("abort raises")
+
+    def _note(self, method: Method, call: Call | None, started: float) -> None:
+        took_ms = (time.perf_counter() - started) * 1e3
+        if took_ms >= self._settings.slow_ms and call is not None:
+            _log(logging.WARNING, "slow", method=method.name, tenant=call.caller.tenant, ms=round(took_ms, 1))
+
+    def _health_handlers(self) -> dict[str, Any]:
+        async def check(data: bytes, context: Any) -> bytes:
+            try:
+                status = self._health(data)
+            except errors.MalformedMessage as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            if status == health.SERVICE_UNKNOWN:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+            return health.encode_response(status)
+
+        async def watch(data: bytes, context: Any) -> AsyncIterator[bytes]:
+            try:
+                yield health.encode_response(self._health(data))
+            except errors.MalformedMessage as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            # The one change there is: a draining server stops serving. Then the stream ends.
+            await self._changed.wait()
+            yield health.encode_response(self._health(data))
+
+        return {
+            "Check": grpc.unary_unary_rpc_method_handler(check),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch),
+        }
+
+    def _health(self, data: bytes) -> int:
+        if health.decode_request(data) not in ("", SERVICE):
+            return health.SERVICE_UNKNOWN
+        return health.SERVING if self._serving else health.NOT_SERVING
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _log(level: int, event: str, **fields: Any) -> None:
+    log.log(level, json.dumps({"event": event, **fields}, default=str))
