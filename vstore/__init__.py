@@ -16,6 +16,7 @@ from vstore.filters import F
 from vstore.rerank import Rerank
 from vstore.settings import IndexSettings, Prices, Settings
 from vstore.types import BatchHits, Candidate, Hit, Hits, Receipt, Record, Reranker
+from vstore.upkeep import Problem, VerifyReport
 
 __version__ = "0.1.0"
 
@@ -29,11 +30,13 @@ __all__ = [
     "Hits",
     "IndexSettings",
     "Prices",
+    "Problem",
     "Receipt",
     "Record",
     "Rerank",
     "Reranker",
     "Settings",
+    "VerifyReport",
     "__version__",
     "connect",
     "errors",

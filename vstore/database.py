@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-from vstore.cache import BlockCache
+from vstore.cache import BlockCache, DiskTier
 from vstore.catalog import Catalog
 from vstore.collection import Collection, Parts
 from vstore.errors import FieldTypeError, InvalidSetting, ReadOnly, nearest
@@ -20,6 +20,8 @@ from vstore.shard.builder import ShardBuilder
 from vstore.shard.reader import Shard
 from vstore.storage import ObjectStore, open_store
 from vstore.types import FIELD_TYPES, METRICS, FieldType, Metric, Schema
+from vstore.upkeep.report import VerifyReport
+from vstore.upkeep.verify import verify_store
 
 MAX_DIM = 65_536
 MAX_FIELDS = 1_000
@@ -30,6 +32,7 @@ def connect(
     *,
     settings: Settings | None = None,
     read_only: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Database:
     """Open a store, or make ready to create one: nothing is written before the first collection.
@@ -38,6 +41,8 @@ def connect(
         uri: a folder ("./data"), "memory://", "s3://bucket/prefix", or an ObjectStore of your own.
         settings: how this process runs it.
         read_only: refuse every write through this connection.
+        cache_dir: a folder for the disk tier of the block cache, shared by processes and kept between
+            them; none by default.
         options: for s3: endpoint_url, region, access_key_id, secret_access_key, session_token,
             addressing_style; where absent, boto3's usual chain decides.
 
@@ -53,20 +58,28 @@ def connect(
             raise InvalidSetting(
                 f"options {sorted(options)} are for a store that connect opens, not for one given"
             )
-        return Database(uri, chosen, read_only)
-    return Database(open_store(os.fspath(uri), settings=chosen, **options), chosen, read_only)
+        return Database(uri, chosen, read_only, cache_dir)
+    store = open_store(os.fspath(uri), settings=chosen, **options)
+    return Database(store, chosen, read_only, cache_dir)
 
 
 class Database:
     """A store that was connected to. Thread-safe; a context manager."""
 
-    def __init__(self, store: ObjectStore, settings: Settings, read_only: bool) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        settings: Settings,
+        read_only: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._store = store
         self._settings = settings
         self._read_only = read_only
         self._catalog = Catalog(store)
         self._catalog.check_marker()
-        engine = Engine(store, BlockCache(settings.cache_bytes), settings.prices)
+        disk = None if cache_dir is None else DiskTier(cache_dir, settings.disk_cache_bytes)
+        engine = Engine(store, BlockCache(settings.cache_bytes, disk), settings.prices)
 
         def open_shard(entry: ShardEntry, manifest: Manifest) -> Shard:
             return Shard(entry, manifest.schema, manifest.id_kind, store, engine.cache)
@@ -153,6 +166,24 @@ class Database:
                 f"{self.url} was connected with read_only=True; connect without it to drop {name!r}"
             )
         self._writers.drop(name)
+
+    def verify(
+        self, name: str | None = None, *, progress: Callable[[int, int], None] | None = None
+    ) -> VerifyReport:
+        """Read a collection whole, past the cache, and check everything that can be checked.
+
+        Args:
+            name: the collection; None for all of them.
+            progress: called with (bytes read, bytes in all).
+
+        Returns:
+            What was read, and every problem by object and reason; damage does not raise.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            StoreUnavailable, AccessDenied: the store cannot be read.
+        """
+        return verify_store(self._catalog, name, self._settings, progress)
 
     def close(self) -> None:
         """Release writers, connections and threads; nothing is lost."""

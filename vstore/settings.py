@@ -92,6 +92,8 @@ class Settings:
 
     cache_bytes: int = 1 << 30
     """Limit of the memory tier of the block cache, shared by all collections of a connection."""
+    disk_cache_bytes: int = 10 << 30
+    """Limit of the disk tier, where `connect(cache_dir=...)` names a folder for it."""
     memtable_rows: int = 50_000
     """An upsert that fills the memtable to this many rows flushes it to a shard."""
     memtable_bytes: int = 256 << 20
@@ -114,6 +116,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(self.cache_bytes >= 0, f"cache_bytes is {self.cache_bytes}; it must be 0 or more")
+        require(
+            self.disk_cache_bytes >= 0, f"disk_cache_bytes is {self.disk_cache_bytes}; it must be 0 or more"
+        )
         require(self.memtable_rows >= 1, f"memtable_rows is {self.memtable_rows}; it must be 1 or more")
         require(self.memtable_bytes >= 1, f"memtable_bytes is {self.memtable_bytes}; it must be 1 or more")
         require(self.n_threads >= 1, f"n_threads is {self.n_threads}; it must be 1 or more")

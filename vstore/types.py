@@ -101,9 +101,11 @@ class RerankReport:
 class Receipt:
     """What an answer cost, and why it was computed the way it was.
 
-    Counters add up over shards and the memtable. `plan` names the traversal of each shard and the
-    reason it was chosen; `selectivity` is passing / live rows; `correlation` is the share of
-    passing rows in the clusters nearest the query over their share overall (1 is uncorrelated).
+    Counters add up over shards and the memtable. `n_cache_hits` are blocks found in memory,
+    `n_disk_hits` in the disk tier, `n_cache_misses` those read from the store. `plan` names the
+    traversal of each shard and the reason it was chosen; `selectivity` is passing / live rows;
+    `correlation` is the share of passing rows in the clusters nearest the query over their share
+    overall (1 is uncorrelated).
     """
 
     plan: str = ""
@@ -121,6 +123,7 @@ class Receipt:
     n_requests: int = 0
     bytes_fetched: int = 0
     n_cache_hits: int = 0
+    n_disk_hits: int = 0
     n_cache_misses: int = 0
     estimated_cost_usd: float = 0.0
     timings_ms: dict[str, float] = field(default_factory=dict)

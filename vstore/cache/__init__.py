@@ -1,9 +1,11 @@
 """The block cache at the boundary between kernels and storage.
 
 `blocks` holds decoded blocks of shards in memory under one byte limit, and publishes the block
-tables through which kernels read them. Imports kernels and nothing above `vstore.types`.
+tables through which kernels read them; `disk` keeps stored blocks in a folder. Imports kernels and
+nothing above `vstore.types`.
 """
 
 from vstore.cache.blocks import CODES, LISTS, Block, BlockCache, BlockKey, CacheStats
+from vstore.cache.disk import DiskTier
 
-__all__ = ["CODES", "LISTS", "Block", "BlockCache", "BlockKey", "CacheStats"]
+__all__ = ["CODES", "LISTS", "Block", "BlockCache", "BlockKey", "CacheStats", "DiskTier"]

@@ -15,9 +15,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vstore_kernels.search import BlockTables
+
+if TYPE_CHECKING:
+    from vstore.cache.disk import DiskTier
 
 LISTS: Final = "lists"
 CODES: Final = "codes"
@@ -58,9 +61,11 @@ class BlockCache:
 
     Args:
         limit_bytes: the most that resident blocks may weigh; 0 caches nothing.
+        disk: the tier below, which whoever fetches asks before the store.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, disk: DiskTier | None = None) -> None:
+        self.disk = disk
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._guides: OrderedDict[BlockKey, Block] = OrderedDict()

@@ -88,7 +88,7 @@ def matching_keys(view: View, filter: Filter | None, engine: Engine) -> Keys:
 
 def _passing(view: View, filter: Filter | None, engine: Engine) -> list[tuple[ShardSession, Any]]:
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
-    found = Rounds(engine.store).run(
+    found = Rounds(engine.store, engine.cache.disk).run(
         [
             (session, passing_rows(session, live, filter))
             for session, live in zip(sessions, view.shards, strict=True)

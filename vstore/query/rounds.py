@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from vstore.cache import BlockKey
+from vstore.cache import BlockKey, DiskTier
+from vstore.shard.fetch import ReadMeter, fetch
 from vstore.shard.session import ShardSession
 from vstore.storage.base import ObjectStore
-from vstore.storage.coalesce import plan_of
 
 T = TypeVar("T")
 
 Pipeline = Generator[Sequence[BlockKey], None, T]
 
 
-@dataclass(slots=True)
-class ReadMeter:
-    """What the rounds of one answer cost on storage."""
-
-    n_round_trips: int = 0
-    n_requests: int = 0
-    bytes_fetched: int = 0
-    n_blocks: int = 0
-    read_ms: float = 0.0
-
-
 class Rounds:
-    """Runs pipelines over one store and meters what they read."""
+    """Runs pipelines over one store and meters what they read.
 
-    def __init__(self, store: ObjectStore) -> None:
+    Args:
+        store: holds the shards.
+        disk: the disk tier of the cache, asked before the store, if any.
+    """
+
+    def __init__(self, store: ObjectStore, disk: DiskTier | None = None) -> None:
         self.meter = ReadMeter()
         self._store = store
+        self._disk = disk
 
     def run(self, pipelines: Sequence[tuple[ShardSession, Pipeline[T]]]) -> list[T]:
         """Run every pipeline to its end and return their results, in order.
@@ -65,17 +59,7 @@ class Rounds:
 
     def _fetch(self, wanted: Sequence[tuple[ShardSession, list[BlockKey]]]) -> None:
         started = time.perf_counter()
-        ranges = [part for session, keys in wanted for part in session.ranges(keys)]
-        stored = self._store.get_many(ranges)
-        requests = plan_of(self._store, ranges)
-        self.meter.n_round_trips += 1
-        self.meter.n_requests += len(requests)
-        self.meter.bytes_fetched += sum(request.range.length or 0 for request in requests)
-        at = 0
-        for session, keys in wanted:
-            session.receive(keys, stored[at : at + len(keys)])
-            at += len(keys)
-            self.meter.n_blocks += len(keys)
+        fetch(self._store, self._disk, wanted, self.meter)
         self.meter.read_ms += (time.perf_counter() - started) * 1e3
 
 

@@ -66,7 +66,7 @@ def distance_of(distances: Float32s, metric: Metric) -> Float32s:
 
 def rank(view: CollectionView[Shard], request: SearchRequest, engine: Engine) -> Ranked:
     """Find the k nearest matching rows of a view and account for the work."""
-    rounds = Rounds(engine.store)
+    rounds = Rounds(engine.store, engine.cache.disk)
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
     answers = rounds.run(
         [
@@ -145,7 +145,7 @@ def keys_of(ranked: Ranked, engine: Engine) -> list[Key]:
 
 def explain(view: CollectionView[Shard], request: SearchRequest, engine: Engine) -> Receipt:
     """Return the receipt's plan part without running the search; reads filter columns where needed."""
-    rounds = Rounds(engine.store)
+    rounds = Rounds(engine.store, engine.cache.disk)
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
     plans = rounds.run(
         [
@@ -173,6 +173,7 @@ def settle(ranked: Ranked, engine: Engine) -> None:
     receipt.n_requests = meter.n_requests
     receipt.bytes_fetched = meter.bytes_fetched
     receipt.n_cache_misses = meter.n_blocks
+    receipt.n_disk_hits = meter.n_disk_hits
     receipt.n_cache_hits = sum(answer.session.n_cache_hits for answer in ranked.shards)
     receipt.estimated_cost_usd = (
         meter.n_requests * engine.prices.get_usd

@@ -7,12 +7,13 @@ the rounds does. Blocks that the cache would not keep, or has since evicted, sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from vstore.cache import Block, BlockCache, BlockKey
+from vstore.errors import FormatError
 from vstore.shard import sections
 from vstore.shard.head import ShardHead
 from vstore.shard.reader import Shard
@@ -78,13 +79,24 @@ class ShardSession:
                 self.n_cache_hits += 1
         return lacking
 
-    def ranges(self, keys: Sequence[BlockKey]) -> list[ByteRange]:
-        """Return the range of the shard's object that holds each key's block."""
-        head = self._held.get(self.key(sections.HEAD))
-        return [self.shard.range_of(key, head) for key in keys]
+    def range_of(self, key: BlockKey) -> ByteRange:
+        """Return the part of the shard's object that holds a block."""
+        return self.shard.range_of(key, self._held.get(self.key(sections.HEAD)))
 
-    def receive(self, keys: Sequence[BlockKey], stored: Sequence[bytes]) -> None:
+    def receive(
+        self,
+        keys: Sequence[BlockKey],
+        stored: Sequence[bytes],
+        doubtful: Container[BlockKey] = (),
+        again: Callable[[ShardSession, BlockKey], bytes] | None = None,
+    ) -> None:
         """Decode the blocks that were read, pin them, and offer them to the cache.
+
+        Args:
+            keys: the blocks.
+            stored: the bytes of each.
+            doubtful: those whose bytes come from where they may have been damaged.
+            again: reads one of the doubtful from the store.
 
         Raises:
             CorruptData: a block fails its checksum or does not decode; nothing of it is cached.
@@ -94,7 +106,12 @@ class ShardSession:
         for position in sorted(range(len(keys)), key=lambda i: keys[i].section != sections.HEAD):
             key = keys[position]
             head = self._held.get(self.key(sections.HEAD))
-            block = self.shard.decode(key, stored[position], head)
+            try:
+                block = self.shard.decode(key, stored[position], head)
+            except FormatError:
+                if again is None or key not in doubtful:
+                    raise
+                block = self.shard.decode(key, again(self, key), head)
             fetched.append(block)
             if key.section == sections.LISTS:
                 self._own_tables().set_lists(key.block, block.value)
@@ -109,15 +126,16 @@ class ShardSession:
 
         A query's reads go through the rounds that its shards share; this is for everything else.
         """
+        from vstore.shard.fetch import ReadMeter, fetch
+
         head = [self.key(sections.HEAD)]
         if self.missing(head) and any(key.block != sections.WHOLE for key in keys):
             return self.fetch(head) + self.fetch(keys)
         missing = self.missing(keys)
-        if not missing:
-            return 0
-        stored = self.shard.store.get_many(self.ranges(missing))
-        self.receive(missing, stored)
-        return sum(map(len, stored))
+        meter = ReadMeter()
+        if missing:
+            fetch(self.shard.store, self._cache.disk, [(self, missing)], meter)
+        return meter.bytes_fetched
 
     def get(self, section: str, block: int = sections.WHOLE) -> Any:
         """Return a pinned block; it must have been asked for and received."""
