@@ -112,6 +112,7 @@ class AsyncWire:
             raise error_of(failure) from None
         finally:
             stream.cancel()
+        source.check()
 
     async def close(self) -> None:
         """End the channel and every call on it."""

@@ -116,9 +116,10 @@ class Wire:
             for answer in stream:
                 yield calls.read_answer(answer)
         except grpc.RpcError as failure:
-            raise (source.failure or error_of(failure)) from None
+            raise error_of(failure) from None
         finally:
             stream.cancel()
+        source.check()
 
     def close(self) -> None:
         """End the channel and every call on it."""

@@ -107,7 +107,10 @@ def error_of(error: Any) -> VstoreError:
 
 
 class Source(Iterator[T]):
-    """Passes an iterator on and keeps what it raised: gRPC would only say that it raised something."""
+    """Passes an iterator on; where it raises, the stream ends there, and `failure` says why.
+
+    gRPC would only say that it raised something, and cancel what was sent before it.
+    """
 
     def __init__(self, items: Iterable[T]) -> None:
         self._items = iter(items)
@@ -120,4 +123,9 @@ class Source(Iterator[T]):
             raise
         except Exception as error:
             self.failure = error
-            raise
+            raise StopIteration from None
+
+    def check(self) -> None:
+        """Raise what the iterator raised."""
+        if self.failure is not None:
+            raise self.failure
