@@ -12,7 +12,7 @@ import typer
 
 import vstore
 from vstore.cli import demo as demo_job
-from vstore.cli import importing, searching
+from vstore.cli import importing, searching, upkeep
 from vstore.cli.connection import (
     CREDENTIALS,
     AddressingStyle,
@@ -259,3 +259,6 @@ def compact(
             f"{collection}: {after.n_rows:,} rows, {before.n_shards} -> {after.n_shards} shards, "
             f"{size(before.n_bytes)} -> {size(after.n_bytes)}"
         )
+
+
+upkeep.register(app)

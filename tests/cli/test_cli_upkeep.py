@@ -1,0 +1,38 @@
+"""vstore verify and vstore export on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli_run import Shell
+
+
+def test_verify_says_that_a_store_is_sound(shell: Shell, photos: Path):
+    ended = shell("verify", photos)
+    assert ended.code == 0
+    assert ended.out.startswith("photos: sound (")
+    ended = shell("verify", photos, "photos", "--json")
+    assert ended.code == 0
+    assert ended.json["ok"] is True
+    assert ended.json["n_shards"] == 1
+
+
+def test_verify_ends_with_1_and_names_the_object(shell: Shell, photos: Path):
+    (shard,) = photos.glob("data/**/*.shard")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(bytes(data))
+    ended = shell("verify", photos)
+    assert ended.code == 1
+    assert shard.name in ended.out
+    assert "fails its checksum" in ended.out
+    ended = shell("verify", photos, "--json")
+    assert ended.code == 1
+    assert ended.json["problems"][0]["object"].endswith(shard.name)
+
+
+def test_verify_of_a_name_that_is_not_there(shell: Shell, photos: Path):
+    ended = shell("verify", photos, "fotos")
+    assert ended.code == 1
+    assert "did you mean 'photos'" in ended.err
