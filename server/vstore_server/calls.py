@@ -28,7 +28,7 @@ from vstore_server.errors import ProtocolError
 from vstore_server.messages import PROTOCOL, read_value
 
 T = TypeVar("T")
-PART_BYTES = 8 << 20
+PART_BYTES = 4 << 20
 """A larger upsert is sent as a stream of parts of about this size."""
 ANSWER_LIMITS = Limits(message_bytes=1 << 30, items=1 << 30, text_bytes=1 << 30)
 

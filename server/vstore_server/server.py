@@ -184,15 +184,22 @@ class Server:
 
     def _stream(self, method: Method) -> Callable[[Any, Any], AsyncIterator[bytes]]:
         async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            following: asyncio.Future[Any] | None = None
             try:
                 call = Call(self._caller(method, context))
-                # The next batch is read when this one is durable; HTTP/2 holds the sender back meanwhile.
-                async for data in requests:
+                following = asyncio.ensure_future(anext(requests, None))
+                # One message is read ahead, to arrive while the one before is written; HTTP/2 holds the
+                # rest back.
+                while (data := await following) is not None:
+                    following = asyncio.ensure_future(anext(requests, None))
                     if not self._serving:
                         raise ServerUnavailable("the server is shutting down; send the rest to another")
                     yield await self._run(method, data, call)
             except Exception as error:
                 await self._abort(context, method, error)
+            finally:
+                if following is not None:
+                    following.cancel()
 
         return handle
 
