@@ -20,6 +20,9 @@ from vstore.shard.builder import ShardBuilder
 from vstore.shard.reader import Shard
 from vstore.storage import ObjectStore, open_store
 from vstore.types import FIELD_TYPES, METRICS, FieldType, Metric, Schema
+from vstore.upkeep.export import export_collection
+from vstore.upkeep.folder import Export
+from vstore.upkeep.importing import import_export
 from vstore.upkeep.report import VerifyReport
 from vstore.upkeep.verify import verify_store
 
@@ -184,6 +187,56 @@ class Database:
             StoreUnavailable, AccessDenied: the store cannot be read.
         """
         return verify_store(self._catalog, name, self._settings, progress)
+
+    def export(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Write a collection as it is now to a new folder of plain files; return the number of rows.
+
+        Args:
+            name: the collection.
+            path: a folder that does not exist, or is empty.
+            progress: called with (rows written, rows in all).
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            InvalidInput: the folder is not empty, or is none.
+            StorageError, FormatError: writing or reading failed; the folder is no complete export.
+        """
+        return export_collection(self._catalog, name, path, self._settings, progress)
+
+    def import_collection(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Collection:
+        """Create a collection from an export: ids, vectors, attributes, documents, schema, index settings.
+
+        Args:
+            path: the folder that `export` made.
+            name: of the new collection.
+            progress: called with (rows written, rows in all).
+
+        Raises:
+            CollectionExists: the name is taken.
+            InvalidInput: the folder is no complete export.
+            CorruptData, UnsupportedVersion: a file is damaged, or of a newer vstore; nothing was created.
+            StorageError: the store failed; what was created is dropped again.
+        """
+
+        def create(export: Export) -> Collection:
+            schema = export.schema
+            return self.create_collection(
+                name, dim=schema.dim, metric=schema.metric, fields=schema.fields, index=export.index
+            )
+
+        return import_export(path, create, lambda: self.drop_collection(name), progress)
 
     def close(self) -> None:
         """Release writers, connections and threads; nothing is lost."""

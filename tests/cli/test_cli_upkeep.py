@@ -36,3 +36,27 @@ def test_verify_of_a_name_that_is_not_there(shell: Shell, photos: Path):
     ended = shell("verify", photos, "fotos")
     assert ended.code == 1
     assert "did you mean 'photos'" in ended.err
+
+
+def test_export_and_import_give_the_collection_back(shell: Shell, photos: Path, tmp_path: Path):
+    ended = shell("export", photos, "photos", tmp_path / "out", "--json")
+    assert ended.code == 0
+    assert ended.json["n_rows"] == 60
+    ended = shell("import", tmp_path / "other", "copy", tmp_path / "out")
+    assert (ended.code, ended.err) == (0, "")
+    assert "60 rows into copy" in ended.out
+    one, other = (
+        shell("search", place, name, "--like", "p7", "-k", 5, "--recall", 1, "--json").json["hits"]
+        for place, name in ((photos, "photos"), (tmp_path / "other", "copy"))
+    )
+    assert one == other
+    assert shell("verify", tmp_path / "other").code == 0
+    ended = shell("import", tmp_path / "other", "copy", tmp_path / "out", "--json")
+    assert ended.code == 1
+    assert "CollectionExists" in ended.err
+    ended = shell("export", photos, "photos", tmp_path / "out")
+    assert ended.code == 1
+    assert "is not empty" in ended.err
+    ended = shell("import", tmp_path / "other", "b", tmp_path / "other")
+    assert ended.code == 1
+    assert "is no export" in ended.err

@@ -143,7 +143,7 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", exists=True, dir_okay=False, readable=True, help=".npy, .jsonl or .parquet"
+            metavar="FILE", exists=True, readable=True, help=".npy, .jsonl, .parquet, or an export's folder"
         ),
     ],
     metric: Annotated[
@@ -169,12 +169,16 @@ def import_(
 ) -> None:
     """Upsert a file's rows, making the collection where there is none.
 
-    Keys or columns other than the id, the vector and the text are attributes.
+    Keys or columns other than the id, the vector and the text are attributes. The folder of an export becomes
+    a new collection just as it was, whatever the options say.
     """
+    place = Place(uri, endpoint_url, region, addressing_style)
+    if file.is_dir():
+        upkeep.import_folder(place, collection, file, as_json)
+        return
     fields = importing.parse_fields(field)
     keys = importing.Keys(id_key, vector_key, text_key)
     source = importing.open_source(file, keys, ids, batch_rows)
-    place = Place(uri, endpoint_url, region, addressing_style)
     report = importing.import_file(place, collection, source, metric.value, fields, flush, Talker(as_json))
     if as_json:
         print_json(report)

@@ -1,0 +1,146 @@
+"""Writes a collection's live rows as a folder of plain files, a batch of rows at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import crc32c
+import numpy as np
+
+from vstore.cache import BlockCache
+from vstore.catalog import Catalog
+from vstore.errors import InvalidInput, StorageError
+from vstore.format.columns import column_values
+from vstore.format.manifest import Manifest, ShardEntry
+from vstore.format.rows import RowBatch
+from vstore.ingest.batches import take_rows
+from vstore.ingest.reader import load_view
+from vstore.ingest.view import CollectionView
+from vstore.progress import Report
+from vstore.settings import Settings
+from vstore.shard import sections
+from vstore.shard.reader import Shard
+from vstore.upkeep.folder import COLLECTION, ROWS, VECTORS, Export, FileCheck, encode_export, encode_row
+
+BATCH_BYTES = 16 << 20
+MAX_BATCH_ROWS = 4096
+CACHE_BYTES = 256 << 20
+"""Keeps the keys and columns of a shard between its batches; exported rows must not push others out."""
+
+
+def export_collection(
+    catalog: Catalog, name: str, path: str | os.PathLike[str], settings: Settings, progress: Report | None
+) -> int:
+    """Write the collection as it is now to a new folder; return the number of rows.
+
+    Args:
+        catalog: of the store.
+        name: the collection.
+        path: a folder that does not exist, or is empty.
+        settings: how many requests are in flight.
+        progress: called with (rows written, rows in all).
+
+    Raises:
+        CollectionNotFound: there is none of that name.
+        InvalidInput: the folder is not empty, or is none.
+        StorageError: the folder cannot be written, or the store failed.
+        FormatError: an object of the collection is damaged; the folder is no complete export.
+    """
+    cache = BlockCache(CACHE_BYTES)
+
+    def open_shard(entry: ShardEntry, manifest: Manifest) -> Shard:
+        return Shard(entry, manifest.schema, manifest.id_kind, catalog.store, cache)
+
+    view = load_view(catalog, name, settings, open_shard=open_shard)
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InvalidInput(f"{folder} is not empty; an export needs a new or empty folder")
+        return _write(view, folder, progress or (lambda done, total: None))
+    except StorageError:
+        raise
+    except FileExistsError as error:
+        raise InvalidInput(f"{folder} is a file; an export needs a new or empty folder") from error
+    except OSError as error:
+        raise StorageError(f"the export to {folder} cannot be written: {error}") from error
+
+
+def _write(view: CollectionView[Shard], folder: Path, progress: Report) -> int:
+    n_done, schema = 0, view.schema
+    progress(0, view.n_live)
+    with _Output(folder / VECTORS) as vectors, _Output(folder / ROWS) as rows:
+        vectors.write(_npy_header(view.n_live, schema.dim))
+        for batch in _batches(view):
+            vectors.write(np.ascontiguousarray(batch.vectors, dtype="<f4").tobytes())
+            names = list(batch.columns)
+            columns = [column_values(batch.columns[name]) for name in names]
+            keys = batch.keys.tolist() if isinstance(batch.keys, np.ndarray) else batch.keys
+            for row, key in enumerate(keys):
+                values = {name: column[row] for name, column in zip(names, columns, strict=True)}
+                rows.write(encode_row(key, values, batch.documents[row] if batch.documents else None))
+            n_done += batch.n
+            progress(n_done, view.n_live)
+        checks = {VECTORS: vectors.finish(), ROWS: rows.finish()}
+    manifest = view.manifest
+    with _Output(folder / COLLECTION) as description:
+        description.write(encode_export(Export(manifest.name, schema, manifest.index, n_done, checks)))
+        description.finish()
+    return n_done
+
+
+def _batches(view: CollectionView[Shard]) -> Iterator[RowBatch]:
+    """Yield the live rows of shards and memtable, a bounded number of bytes at a time."""
+    vector_bytes = view.schema.dim * 4
+    for live in view.shards:
+        payload = live.shard.entry.sections.get(sections.PAYLOAD)
+        # Stored bytes are compressed; four times as many are a fair guess of what they hold.
+        row_bytes = vector_bytes + (0 if payload is None else 4 * payload.length // live.shard.n)
+        ids, step = live.live_ids(), _batch_rows(row_bytes)
+        for start in range(0, len(ids), step):
+            yield live.shard.rows(ids[start : start + step])
+    for chunk in view.memtable.chunks:
+        alive = np.flatnonzero(chunk.alive)
+        step = _batch_rows(max(vector_bytes, chunk.size_bytes // max(chunk.n, 1)))
+        for start in range(0, len(alive), step):
+            yield take_rows(chunk.rows, alive[start : start + step])
+
+
+def _batch_rows(row_bytes: int) -> int:
+    return max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // max(row_bytes, 1)))
+
+
+def _npy_header(n: int, dim: int) -> bytes:
+    """Return the header of a .npy file, version 1.0, of float32[n, dim] in C order (numpy's NEP 1)."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {dim}), }}"
+    padded = text.ljust(-(-(len(text) + 11) // 64) * 64 - 11) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode("latin-1")
+
+
+class _Output:
+    """A new file that knows its size and checksum."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "xb")  # noqa: SIM115 - closed by __exit__
+        self._size_bytes = 0
+        self._check = 0
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.close()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._size_bytes += len(data)
+        self._check = crc32c.crc32c(data, self._check)
+
+    def finish(self) -> FileCheck:
+        """Make the file durable; return what it holds."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return FileCheck(self._size_bytes, self._check)
