@@ -240,7 +240,7 @@ class Collection:
         recall: float = 0.95,
         ef: int | None = None,
     ) -> BatchHits:
-        """Answer n queries over threads: ids and scores only.
+        """Answer n queries: ids and scores only, over threads where they wait for storage.
 
         Args:
             queries: (n, dim) numbers.
@@ -259,8 +259,15 @@ class Collection:
             keys = keys_of(ranked, self._engine)
             return keys, score_of(ranked.distances, schema.metric), ranked.receipt
 
-        with ThreadPoolExecutor(self._parts.settings.n_threads) as pool:
-            answers = list(pool.map(answer, range(len(requests))))
+        # A query that reads nothing is short Python between short kernels: threads would only pass the
+        # interpreter's lock back and forth. One that waits for storage is what they are for.
+        answers = [answer(0)] if requests else []
+        rest = range(1, len(requests))
+        if answers and answers[0][2].n_round_trips:
+            with ThreadPoolExecutor(self._parts.settings.n_threads) as pool:
+                answers += pool.map(answer, rest)
+        else:
+            answers += map(answer, rest)
         text = view.id_kind == "str"
         ids = np.full((len(answers), check_k(k)), None if text else -1, dtype=object if text else np.int64)
         scores = np.full(ids.shape, -np.inf, dtype=np.float32)

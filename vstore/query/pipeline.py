@@ -16,6 +16,7 @@ from vstore.cache import BlockKey
 from vstore.filters import Filter
 from vstore.format.columns import Column, null_column
 from vstore.ingest.view import LiveShard
+from vstore.query.passing import PassingRows
 from vstore.query.planner import Plan, choose
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline
@@ -52,30 +53,36 @@ class ShardAnswer:
 
 
 def passing_rows(
-    session: ShardSession, live: LiveShard[Shard], filter: Filter | None
+    session: ShardSession, live: LiveShard[Shard], filter: Filter | None, known: PassingRows
 ) -> Pipeline[Bitmap | None]:
     """Pin the shard's head and return the rows that are alive and pass, or None where all do."""
-    names = sorted(filter.fields) if filter is not None else []
-    needed = [session.key(sections.HEAD)]
-    needed += [session.key(sections.column_section(name)) for name in names if session.shard.has_column(name)]
-    yield needed
+    head = session.key(sections.HEAD)
     if filter is None:
+        yield [head]
         return live.live
-    columns: dict[str, Column] = {
-        name: session.get(sections.column_section(name))
-        if session.shard.has_column(name)
-        else null_column(session.shard.schema.fields[name], session.n)
-        for name in names
-    }
-    passing = bitmap.pack(filter.evaluate(columns, session.n))
+    passing = known.get(session.shard.shard_id, filter)
+    if passing is None:
+        shard, names = session.shard, sorted(filter.fields)
+        held = [name for name in names if shard.has_column(name)]
+        yield [head, *(session.key(sections.column_section(name)) for name in held)]
+        columns: dict[str, Column] = {
+            name: session.get(sections.column_section(name))
+            if name in held
+            else null_column(shard.schema.fields[name], session.n)
+            for name in names
+        }
+        passing = bitmap.pack(filter.evaluate(columns, session.n))
+        known.put(shard.shard_id, filter, passing)
+    else:
+        yield [head]
     return passing if live.live is None else bitmap.both(passing, live.live)
 
 
 def plan_shard(
-    session: ShardSession, live: LiveShard[Shard], request: SearchRequest
+    session: ShardSession, live: LiveShard[Shard], request: SearchRequest, known: PassingRows
 ) -> Generator[Sequence[BlockKey], None, tuple[Plan, Bitmap | None]]:
     """Return the plan for a shard whose matching rows are known exactly, and those rows."""
-    passing = yield from passing_rows(session, live, request.filter)
+    passing = yield from passing_rows(session, live, request.filter, known)
     n_matching = session.n if passing is None else bitmap.popcount(passing)
     correlation = None
     if passing is not None and n_matching > 0:
@@ -101,11 +108,11 @@ def _correlation(session: ShardSession, query: Float32s, passing: Bitmap, n_matc
 
 
 def search_shard(
-    session: ShardSession, live: LiveShard[Shard], request: SearchRequest
+    session: ShardSession, live: LiveShard[Shard], request: SearchRequest, known: PassingRows
 ) -> Pipeline[ShardAnswer]:
     """Return the shard's k best rows for a request; fewer only where fewer match."""
     clock = _Stopwatch()
-    plan, passing = yield from plan_shard(session, live, request)
+    plan, passing = yield from plan_shard(session, live, request, known)
     clock.lap("filter")
     answer = ShardAnswer(session, plan, np.empty(0, np.int32), np.empty(0, np.float32), timings_ms=clock.laps)
     if plan.n_matching == 0:

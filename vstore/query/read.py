@@ -90,7 +90,7 @@ def _passing(view: View, filter: Filter | None, engine: Engine) -> list[tuple[Sh
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
     found = Rounds(engine.store, engine.cache.disk).run(
         [
-            (session, passing_rows(session, live, filter))
+            (session, passing_rows(session, live, filter, engine.passing))
             for session, live in zip(sessions, view.shards, strict=True)
         ]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from vstore.cache import BlockCache
 from vstore.ingest.view import CollectionView
 from vstore.query.memtable import MemtableAnswer, chunk_key, chunk_row, search_memtable
+from vstore.query.passing import PassingRows
 from vstore.query.pipeline import ShardAnswer, plan_shard, search_shard
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline, Rounds
@@ -31,6 +32,7 @@ class Engine:
     store: ObjectStore
     cache: BlockCache
     prices: Prices
+    passing: PassingRows = field(default_factory=PassingRows)
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ def rank(view: CollectionView[Shard], request: SearchRequest, engine: Engine) ->
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
     answers = rounds.run(
         [
-            (session, search_shard(session, live, request))
+            (session, search_shard(session, live, request, engine.passing))
             for session, live in zip(sessions, view.shards, strict=True)
         ]
     )
@@ -149,7 +151,7 @@ def explain(view: CollectionView[Shard], request: SearchRequest, engine: Engine)
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
     plans = rounds.run(
         [
-            (session, plan_shard(session, live, request))
+            (session, plan_shard(session, live, request, engine.passing))
             for session, live in zip(sessions, view.shards, strict=True)
         ]
     )
