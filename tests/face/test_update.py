@@ -13,6 +13,7 @@ from face_data import FIELDS, attributes, clustered
 
 import vstore
 from vstore import F, errors
+from vstore.storage.memory import MemoryStore
 
 DIM = 5
 N = 120
@@ -154,3 +155,35 @@ def test_no_write_comes_between_reading_and_writing(connect_again: Callable[[], 
         for record in collection.get([1, 2, 3]):
             assert record is not None
             assert [record.attributes[name] for name in fields] == [values[name][-1] for name in fields]
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["refused", "answer lost"])
+def test_an_update_whose_put_fails_may_be_repeated(landed: bool, monkeypatch: pytest.MonkeyPatch):
+    store = MemoryStore()
+    with vstore.connect(store, settings=vstore.Settings(n_threads=1)) as db:
+        collection, model = filled(db)
+        put = store.put_if_absent
+
+        def fails(key: str, data: bytes) -> None:
+            if landed:
+                put(key, data)
+            raise errors.StoreUnavailable("no answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "put_if_absent", fails)
+            with pytest.raises(errors.StoreUnavailable):
+                collection.update([1, 2], {"year": [11, None]})
+        check(collection, model)
+        with vstore.connect(store) as other:
+            if not landed:
+                check(other.collection("c"), model)
+        model[1]["year"] = 11
+        model[2].pop("year", None)
+        if landed:
+            with vstore.connect(store) as other:
+                check(other.collection("c"), model)
+        assert collection.update([1, 2], {"year": [11, None]}) == 2
+        check(collection, model)
+    with vstore.connect(store) as other:
+        check(other.collection("c"), model)
+        assert other.verify("c").problems == []
