@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 FOLDER: Final = "vstore-blocks-1"
 """Ours inside the folder that the user named; the number is the layout's version."""
 LEFTOVER: Final = ".tmp"
+LEFTOVER_AGE_S: Final = 300.0
+"""A file that is being written is younger than this; an older one belongs to nobody any more."""
 KEEP_SHARE: Final = 0.9
 """Eviction goes down to this share of the limit, so that it is not needed again at once."""
 
@@ -120,9 +122,12 @@ class DiskTier:
         """Delete the least recently used files, of this process and others, down to the kept share."""
         files = sorted(self._files())
         total = sum(size for _, size, _ in files)
-        for _, size, path in files:
+        newest_s = files[-1][0] if files else 0.0
+        for used_s, size, path in files:
             if total <= KEEP_SHARE * self._limit_bytes:
                 break
+            if path.endswith(LEFTOVER) and newest_s - used_s < LEFTOVER_AGE_S:
+                continue
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             total -= size
