@@ -71,7 +71,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(max_size=300), VALUES, max_size=20))
 @example(
     {"a": "x" * 70_000, "b": b"y" * 70_000, "c": list(range(70_000)), "d": datetime(1, 1, 1, tzinfo=UTC)}
@@ -80,7 +80,7 @@ def test_what_is_encoded_is_decoded(message):
     assert decode(encode(message), LIMITS) == message
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.text(max_size=9), VALUES, max_size=5), st.data())
 def test_damaged_bytes_never_do_worse_than_a_named_error(message, data):
     damaged = bytearray(encode(message))
