@@ -45,10 +45,16 @@ def inflate(stored: bytes, size: int, where: str) -> bytes:
     Raises:
         CorruptData: it is not.
     """
+    # A zstd block takes at least 4 bytes and gives at most 128 KiB (RFC 8878, 3.1.1.2): bytes that announce
+    # more than that are lying, and zstandard allocates what they announce.
+    if size > len(stored) << 15:
+        raise CorruptData(f"{where}: {len(stored)} bytes cannot hold the {size} that they announce")
     try:
         if zstandard.get_frame_parameters(stored).content_size != size:
             raise CorruptData(f"{where}: compressed data does not announce {size} bytes")
-        raw: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=size)
+        raw: bytes = zstandard.ZstdDecompressor().decompress(
+            stored, max_output_size=size, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise CorruptData(f"{where}: zstd does not decode: {error}") from error
     if len(raw) != size:

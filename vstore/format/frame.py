@@ -84,6 +84,28 @@ def unpack(data: bytes, where: str) -> Any:
         raise CorruptData(f"{where}: msgpack does not decode: {error}") from error
 
 
+def natural(value: Any) -> int:
+    """Return `value`, a whole number from 0 to 2^63 - 1.
+
+    Raises:
+        ValueError: it is none; neither is a bool, nor a float without a fraction.
+    """
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{str(value)[:80]!r} stands where a whole number belongs")
+    return value
+
+
+def text(value: Any) -> str:
+    """Return `value`, a str.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:80]!r} stands where text belongs")
+    return value
+
+
 @contextmanager
 def decoding(where: str) -> Iterator[None]:
     """Turn a missing key, wrong type or wrong shape met while decoding into CorruptData."""

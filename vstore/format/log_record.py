@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from vstore.errors import CorruptData
-from vstore.format.frame import decode_frame, decoding, encode_frame, pack, unpack
+from vstore.format.frame import decode_frame, decoding, encode_frame, natural, pack, text, unpack
 from vstore.format.rows import RowBatch
 from vstore.format.rows_codec import decode_keys, decode_rows, encode_keys, encode_rows
 from vstore.types import Int64s
@@ -79,10 +79,12 @@ def decode_log_record(data: bytes, where: str) -> LogRecord:
     with decoding(where):
         if stored["kind"] not in ("fence", "write"):
             raise CorruptData(f"{where}: record kind {stored['kind']!r}; it is fence or write")
+        if stored["kind"] == "fence" and stored["batches"]:
+            raise CorruptData(f"{where}: a fence holds {len(stored['batches'])} batches; it has none")
         return LogRecord(
-            seq=int(stored["seq"]),
-            epoch=int(stored["epoch"]),
-            write_id=str(stored["write_id"]),
+            seq=natural(stored["seq"]),
+            epoch=natural(stored["epoch"]),
+            write_id=text(stored["write_id"]),
             kind=stored["kind"],
             batches=tuple(
                 _batch(batch, f"{where}, batch {number}") for number, batch in enumerate(stored["batches"])
@@ -95,5 +97,5 @@ def _batch(stored: Mapping[str, Any], where: str) -> UpsertBatch | DeleteBatch:
         if stored["op"] == "upsert":
             return UpsertBatch(decode_rows(stored, where))
         if stored["op"] == "delete" and stored["kind"] in ("int", "str"):
-            return DeleteBatch(decode_keys(stored["keys"], stored["kind"], int(stored["n"]), where))
+            return DeleteBatch(decode_keys(stored["keys"], stored["kind"], natural(stored["n"]), where))
         raise CorruptData(f"{where}: operation {stored['op']!r} on {stored.get('kind')!r} keys is unknown")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Final
 
 from vstore.errors import CorruptData, InvalidSetting
-from vstore.format.frame import decode_frame, decoding, encode_frame, pack, unpack
+from vstore.format.frame import decode_frame, decoding, encode_frame, natural, pack, text, unpack
 from vstore.format.manifest import Extent, Manifest, ShardEntry
 from vstore.settings import IndexSettings
 from vstore.types import FIELD_TYPES, METRICS, Schema
@@ -60,48 +61,71 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     stored = unpack(decode_frame(data, MAGIC, where), where)
     with decoding(where):
         schema = stored["schema"]
-        fields = {str(name): kind for name, kind in schema["fields"]}
+        fields = {text(name): kind for name, kind in schema["fields"]}
         if schema["metric"] not in METRICS or any(kind not in FIELD_TYPES for kind in fields.values()):
             raise CorruptData(f"{where}: unknown metric or field type in {schema!r}")
+        if len(fields) != len(schema["fields"]) or natural(schema["dim"]) == 0:
+            raise CorruptData(f"{where}: a field twice, or no dimensions, in {schema!r}")
         if stored["id_kind"] not in (None, "int", "str"):
             raise CorruptData(f"{where}: id kind {stored['id_kind']!r}; it is int, str or null")
-        try:
-            index = IndexSettings(**stored["index"])
-        except InvalidSetting as error:
-            raise CorruptData(f"{where}: {error}") from error
         return Manifest(
-            version=int(stored["version"]),
-            collection_id=str(stored["collection_id"]),
-            name=str(stored["name"]),
-            schema=Schema(int(schema["dim"]), schema["metric"], fields),
-            index=index,
-            writer_epoch=int(stored["writer_epoch"]),
-            log_start=int(stored["log_start"]),
-            created_at=float(stored["created_at"]),
-            write_id=str(stored["write_id"]),
+            version=natural(stored["version"]),
+            collection_id=text(stored["collection_id"]),
+            name=text(stored["name"]),
+            schema=Schema(natural(schema["dim"]), schema["metric"], fields),
+            index=_index(stored["index"], where),
+            writer_epoch=natural(stored["writer_epoch"]),
+            log_start=natural(stored["log_start"]),
+            created_at=_seconds(stored["created_at"]),
+            write_id=text(stored["write_id"]),
             id_kind=stored["id_kind"],
             shards=tuple(_entry(entry, where) for entry in stored["shards"]),
-            dropped=bool(stored["dropped"]),
-            properties={str(name): str(value) for name, value in stored["properties"].items()},
+            dropped=_flag(stored["dropped"]),
+            properties={text(name): text(value) for name, value in stored["properties"].items()},
         )
+
+
+def _index(stored: dict[str, Any], where: str) -> IndexSettings:
+    # Settings that a newer vstore added and this one may ignore.
+    known = {part.name for part in dataclasses.fields(IndexSettings)}
+    values = {name: value for name, value in stored.items() if name in known}
+    wrong = [name for name, value in values.items() if type(value) is not int]
+    if wrong:
+        raise CorruptData(f"{where}: index setting {wrong[0]} is {values[wrong[0]]!r}; it is a whole number")
+    try:
+        return IndexSettings(**values)
+    except InvalidSetting as error:
+        raise CorruptData(f"{where}: {error}") from error
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} stands where true or false belongs")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{value!r} stands where seconds belong")
+    return float(value)
 
 
 def _entry(stored: dict[str, Any], where: str) -> ShardEntry:
     entry = ShardEntry(
-        shard_id=str(stored["shard_id"]),
-        key=str(stored["key"]),
-        size_bytes=int(stored["size_bytes"]),
-        n_rows=int(stored["n_rows"]),
-        head=Extent(*map(int, stored["head"])),
-        sections={str(name): Extent(*map(int, part)) for name, part in stored["sections"].items()},
-        dead_key=None if stored["dead_key"] is None else str(stored["dead_key"]),
-        n_dead=int(stored["n_dead"]),
+        shard_id=text(stored["shard_id"]),
+        key=text(stored["key"]),
+        size_bytes=natural(stored["size_bytes"]),
+        n_rows=natural(stored["n_rows"]),
+        head=Extent(*map(natural, stored["head"])),
+        sections={text(name): Extent(*map(natural, part)) for name, part in stored["sections"].items()},
+        dead_key=None if stored["dead_key"] is None else text(stored["dead_key"]),
+        n_dead=natural(stored["n_dead"]),
     )
     for name, part in (("head", entry.head), *entry.sections.items()):
         if part.start < 0 or part.length < 0 or part.start + part.length > entry.size_bytes:
             raise CorruptData(
                 f"{where}: {name} of shard {entry.shard_id} lies outside its {entry.size_bytes} bytes"
             )
-    if not 0 <= entry.n_dead <= entry.n_rows:
+    if entry.n_dead > entry.n_rows:
         raise CorruptData(f"{where}: shard {entry.shard_id} has {entry.n_dead} dead rows of {entry.n_rows}")
     return entry

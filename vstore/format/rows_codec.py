@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from vstore.errors import CorruptData
 from vstore.format.column_codec import decode_column, encode_column
-from vstore.format.frame import decoding, pack, unpack
+from vstore.format.frame import decoding, natural, pack, unpack
 from vstore.format.rows import RowBatch
 from vstore.types import Document, IdKind, Int64s
 
@@ -70,8 +70,10 @@ def decode_rows(stored: Any, where: str) -> RowBatch:
         CorruptData: parts are missing or disagree on the number of rows.
     """
     with decoding(where):
-        n, kind = int(stored["n"]), _id_kind(stored["kind"], where)
+        n, dim, kind = natural(stored["n"]), natural(stored["dim"]), _id_kind(stored["kind"], where)
         vectors = np.frombuffer(stored["vectors"], dtype="<f4").astype(np.float32)
+        if vectors.size != n * dim:
+            raise CorruptData(f"{where}: {vectors.size} components; {n} vectors of {dim} need {n * dim}")
         columns = {
             str(name): decode_column(data, f"{where}, column {name!r}")
             for name, data in stored["columns"].items()
@@ -82,7 +84,7 @@ def decode_rows(stored: Any, where: str) -> RowBatch:
         batch = RowBatch(
             decode_keys(stored["keys"], kind, n, where),
             kind,
-            vectors.reshape(n, int(stored["dim"])),
+            vectors.reshape(n, dim),
             columns,
             documents,
         )
@@ -100,6 +102,13 @@ def _id_kind(kind: Any, where: str) -> IdKind:
 
 
 def _document(document: Any, where: str) -> Document | None:
-    if document is not None and not (isinstance(document, dict) and set(document) <= {"text", "image"}):
+    if document is None:
+        return None
+    if (
+        not isinstance(document, dict)
+        or not set(document) <= {"text", "image"}
+        or not isinstance(document.get("text", ""), str)
+        or not isinstance(document.get("image", b""), (str, bytes))
+    ):
         raise CorruptData(f"{where}: a document is neither null nor a map of text and image")
     return document

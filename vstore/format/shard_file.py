@@ -19,7 +19,16 @@ import zstandard
 
 from vstore.errors import CorruptData, UnsupportedVersion
 from vstore.format.dead_rows import inflate
-from vstore.format.frame import VERSION, checksum, decode_frame, decoding, encode_frame, pack, unpack
+from vstore.format.frame import (
+    VERSION,
+    checksum,
+    decode_frame,
+    decoding,
+    encode_frame,
+    pack,
+    text,
+    unpack,
+)
 from vstore.format.manifest import Extent
 
 FILE_MAGIC: Final = b"VSTSHRD\x01"
@@ -112,8 +121,13 @@ class ShardFile:
         self._where = where
 
     @classmethod
-    def from_head(cls, head: bytes, where: str) -> ShardFile:
+    def from_head(cls, head: bytes, where: str, start: int | None = None) -> ShardFile:
         """Read the directory from the bytes of the head.
+
+        Args:
+            head: the bytes.
+            where: names the object in messages.
+            start: where in the file the head begins, so every block ends before; not checked if None.
 
         Raises:
             CorruptData, UnsupportedVersion: they are no head that this version reads.
@@ -121,10 +135,10 @@ class ShardFile:
         stored = unpack(decode_frame(head, HEAD_MAGIC, where), where)
         with decoding(where):
             directories = {
-                str(name): _directory(part, f"{where}, section {name!r}")
+                text(name): _directory(part, f"{where}, section {name!r}", start)
                 for name, part in stored["sections"].items()
             }
-            inline = {str(name): bytes(data) for name, data in stored["inline"].items()}
+            inline = {text(name): memoryview(data).tobytes() for name, data in stored["inline"].items()}
         return cls(directories, inline, where)
 
     @classmethod
@@ -137,7 +151,7 @@ class ShardFile:
         head = read_trailer(data[-TRAILER_BYTES:], len(data), where)
         if data[: len(FILE_MAGIC)] != FILE_MAGIC:
             raise CorruptData(f"{where}: magic {data[:8]!r} at offset 0; expected {FILE_MAGIC!r}")
-        return cls.from_head(data[head.start : head.start + head.length], where)
+        return cls.from_head(data[head.start : head.start + head.length], where, head.start)
 
     @property
     def sections(self) -> tuple[str, ...]:
@@ -238,16 +252,22 @@ def read_trailer(trailer: bytes, file_bytes: int, where: str) -> Extent:
     return Extent(start, length)
 
 
-def _directory(stored: dict[str, Any], where: str) -> Directory:
+def _directory(stored: dict[str, Any], where: str, end: int | None) -> Directory:
     directory = Directory(
         np.frombuffer(stored["offsets"], dtype="<i8"),
         np.frombuffer(stored["sizes"], dtype="<i8"),
         np.frombuffer(stored["checks"], dtype="<u4"),
-        bool(stored["compressed"]),
+        stored["compressed"],
     )
     n = directory.n_blocks
     if len(directory.offsets) != n + 1 or len(directory.checks) != n:
         raise CorruptData(f"{where}: the directory's arrays disagree on the number of blocks")
-    if (np.diff(directory.offsets) < 0).any() or (directory.sizes < 0).any() or directory.offsets[0] < 0:
+    if not isinstance(directory.compressed, bool):
+        raise CorruptData(f"{where}: compressed is {directory.compressed!r}; it is true or false")
+    offsets = directory.offsets
+    # Compared, not subtracted: differences of damaged offsets overflow.
+    if (offsets[1:] < offsets[:-1]).any() or (directory.sizes < 0).any() or offsets[0] < len(FILE_MAGIC):
         raise CorruptData(f"{where}: the directory's offsets or sizes run backwards")
+    if end is not None and offsets[-1] > end:
+        raise CorruptData(f"{where}: blocks reach to offset {offsets[-1]}; the head begins at {end}")
     return directory
