@@ -118,8 +118,8 @@ class CrossEncoderReranker:
     def _encode(self, pairs: Sequence[tuple[str, str]]) -> dict[str, list[list[int]]]:
         with self._tokenizing:
             encoded = self._tokenizer(
-                [query for query, _ in pairs],
-                [document for _, document in pairs],
+                [_encodable(query) for query, _ in pairs],
+                [_encodable(document) for _, document in pairs],
                 truncation="longest_first",
                 max_length=self.max_length,
             )
@@ -137,6 +137,11 @@ class CrossEncoderReranker:
                 longest = lengths[row]
             rows.append(row)
         yield rows
+
+
+def _encodable(text: str) -> str:
+    # The tokenizer takes UTF-8 only, and a Python str may hold half of a surrogate pair.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _import_torch_and_transformers() -> tuple[Any, Any]:
@@ -167,20 +172,23 @@ def _device(torch: Any, device: str | None) -> Any:
 def _load(path: str, transformers: Any, dtype: Any) -> tuple[Any, Any]:
     try:
         config = transformers.AutoConfig.from_pretrained(path)
-        labels = config.num_labels
         require(
-            labels == 1,
-            f"{path!r} has {labels} labels; a re-ranker has one (num_labels=1), whose logit is the relevance",
+            config.num_labels == 1,
+            f"{path!r} has {config.num_labels} labels; a re-ranker has one (num_labels=1), "
+            "whose logit is the relevance",
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        _check_tokenizer(path, tokenizer, config)
         model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
             path, dtype=dtype, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InvalidSetting):
-            raise
+    except InvalidSetting:
+        raise
+    except ImportError as error:
+        raise MissingDependency(f"{path!r} needs a package that is not installed: {error}") from error
+    except Exception as error:  # Whatever the libraries under transformers raise over bad files.
         raise InvalidSetting(
-            f"{path!r} cannot be opened as a cross-encoder ({str(error).strip() or type(error).__name__}); "
+            f"{path!r} cannot be opened as a cross-encoder ({type(error).__name__}: {error}); "
             "give a folder written by save_pretrained with its tokenizer, or the name of one on the hub"
         ) from error
     missing = sorted(found["missing_keys"])
@@ -189,14 +197,31 @@ def _load(path: str, transformers: Any, dtype: Any) -> tuple[Any, Any]:
         f"{path!r} lacks {len(missing)} weights ({', '.join(missing[:4])}), which would be random: "
         "it is no re-ranker, or is incomplete",
     )
+    # Padding is apart from tokenizing because batches are formed by length between them.
+    tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+    return tokenizer, model
+
+
+def _check_tokenizer(path: str, tokenizer: Any, config: Any) -> None:
     require(
         tokenizer.pad_token is not None,
         f"the tokenizer of {path!r} has no padding token, so that pairs cannot share a batch; "
         "set tokenizer.pad_token and the model's config.pad_token_id, and save both",
     )
-    # Padding is apart from tokenizing because batches are formed by length between them.
-    tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
-    return tokenizer, model
+    require(
+        len(tokenizer) <= config.vocab_size,
+        f"the tokenizer of {path!r} has {len(tokenizer)} tokens and the model {config.vocab_size}; "
+        "they are of different models",
+    )
+    # From a folder without its files transformers makes a tokenizer that knows nothing, and says nothing.
+    known = set(tokenizer("open an archive", add_special_tokens=False)["input_ids"]) - {
+        tokenizer.unk_token_id
+    }
+    require(
+        bool(known),
+        f"the tokenizer of {path!r} knows no words: its files are missing; "
+        "save it beside the model with tokenizer.save_pretrained",
+    )
 
 
 def _max_length(asked: int | None, tokenizer: Any, config: Any) -> int:
