@@ -19,7 +19,14 @@ from vstore.cli.app import app
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = (ROOT / "docs" / "REFERENCE.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-RUN_HERE = ("README.md", "docs/README.md", "docs/REFERENCE.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+RUN_HERE = (
+    "README.md",
+    "docs/RERANKING.md",
+    "docs/README.md",
+    "docs/REFERENCE.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+)
 
 
 def is_documented(name: str) -> bool:
