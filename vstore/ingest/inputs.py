@@ -50,7 +50,7 @@ def as_vectors(values: Any, *, dim: int, metric: Metric, what: str = "vector") -
         if matrix.ndim == 2 and matrix.shape[0] == 0:
             return np.empty((0, dim), dtype=np.float32)
         raise DimensionMismatch(
-            f"{what}s have shape {matrix.shape}; the collection needs (n, {dim}): "
+            f"{_many(what)} have shape {matrix.shape}; the collection needs (n, {dim}): "
             f"one row of {dim} numbers each"
         )
     with np.errstate(over="ignore"):
@@ -74,6 +74,10 @@ def as_vectors(values: Any, *, dim: int, metric: Metric, what: str = "vector") -
     return result
 
 
+def _many(what: str) -> str:
+    return "queries" if what == "query" else f"{what}s"
+
+
 def _as_array(values: Any, dim: int, what: str) -> npt.NDArray[Any]:
     if hasattr(values, "detach"):
         values = values.detach().cpu()
@@ -88,9 +92,9 @@ def _as_array(values: Any, dim: int, what: str) -> npt.NDArray[Any]:
                 raise DimensionMismatch(
                     f"{what} {row} has {length} components; the collection needs {dim}"
                 ) from None
-        raise InvalidVector(f"{what}s cannot be read as numbers: {error}") from None
+        raise InvalidVector(f"{_many(what)} cannot be read as numbers: {error}") from None
     if array.dtype.kind not in "fiub":
-        raise InvalidVector(f"{what}s have dtype {array.dtype}; give real numbers (float32 is stored)")
+        raise InvalidVector(f"{_many(what)} have dtype {array.dtype}; give real numbers (float32 is stored)")
     return array
 
 
