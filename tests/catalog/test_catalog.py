@@ -123,7 +123,7 @@ def test_rows_do_not_come_back_to_life_and_shards_do_not_move(catalog):
         catalog.commit(manifest(3, id_kind="int", shards=(shard("s", n_dead=2),)))
     with pytest.raises(CorruptData, match="kind of ids"):
         catalog.commit(manifest(3, id_kind="str", shards=(shard("s", n_dead=3),)))
-    with pytest.raises(CorruptData, match="moves shard"):
+    with pytest.raises(CorruptData, match="moves or resizes shard"):
         catalog.commit(
             manifest(3, id_kind="int", shards=(dataclasses.replace(shard("s", n_dead=3), key="elsewhere"),))
         )
@@ -153,6 +153,10 @@ def test_places_that_are_no_store():
         (b"not json", NotAStore),
         (b'{"format": "other", "version": 1}', NotAStore),
         (b'{"format": "vstore"}', NotAStore),
+        (b'{"format": "vstore", "version": 0}', NotAStore),
+        (b'{"format": "vstore", "version": Infinity}', NotAStore),
+        (b'["vstore", 1]', NotAStore),
+        (b"[" * 100_000, NotAStore),
         (b'{"format": "vstore", "version": 2}', UnsupportedVersion),
     ):
         other = MemoryStore()
@@ -208,3 +212,55 @@ def test_garbage_is_what_no_kept_manifest_names(catalog):
     assert left == {*objects[1:], log[1], *log[5:]}
     assert catalog.load("c").version == 3
     assert garbage.collect(catalog, "c", 0.0, lambda: 1e9).manifests == ()
+
+
+def test_a_commit_that_slept_until_its_number_was_collected_is_a_conflict(catalog):
+    for version in range(2, 6):
+        catalog.commit(manifest(version, created_at=1000.0 * version))
+    garbage.collect(catalog, "c", 100.0, lambda: 6000.0)
+    assert catalog.versions("c") == [5]
+    with pytest.raises(CommitConflict, match="published long ago"):
+        catalog.commit(manifest(3, write_id="slept"))
+    assert catalog.versions("c") == [5]
+
+
+def test_a_clock_that_was_set_back_makes_no_hole(catalog):
+    for version, created_at in ((2, 5000.0), (3, 1100.0), (4, 6000.0)):
+        catalog.commit(manifest(version, created_at=created_at))
+    assert garbage.collect(catalog, "c", 0.0, lambda: 2000.0).manifests == ()
+    assert catalog.versions("c") == [1, 2, 3, 4]
+
+
+def test_the_manifests_of_a_dropped_collection_are_garbage_and_its_fences_are_not(catalog):
+    store = catalog.store
+    fence = f"{layout.log_prefix('c', 'id1')}{2:020d}"
+    store.put(fence, b"x")
+    catalog.drop("c", 2000.0, keep=[fence])
+    assert garbage.collect(catalog, "c", 100.0, lambda: 9000.0).manifests == (layout.manifest_key("c", 1),)
+    assert catalog.load("c") is None
+    catalog.create(manifest(collection_id="id2", created_at=3000.0))
+    garbage.collect(catalog, "c", 100.0, lambda: 9000.0)
+    assert catalog.versions("c") == [3], "the tombstone went with what it buried"
+    assert catalog.load("c").collection_id == "id2"
+    assert store.head(fence) is not None
+
+
+def test_what_could_not_be_read_back_is_not_published(catalog):
+    changed = [
+        dict(index=IndexSettings(M=16.0)),
+        dict(created_at=float("nan")),
+        dict(properties={"n": 1}),
+        dict(shards=(dataclasses.replace(shard("s"), head=Extent(99, 5)),)),
+    ]
+    for changes in changed:
+        with pytest.raises(CorruptData, match=r"memory://.*: catalog/c/"):
+            catalog.commit(manifest(2, **changes))
+    assert catalog.versions("c") == [1]
+
+
+def test_stray_files_are_no_versions(catalog):
+    for stray in ("catalog/c/7", "catalog/c/notes.txt", "catalog/readme"):
+        catalog.store.put(stray, b"x")
+    assert catalog.versions("c") == [1]
+    assert catalog.collections() == ["c"]
+    assert catalog.load("c").version == 1

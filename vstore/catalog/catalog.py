@@ -58,11 +58,11 @@ class Catalog:
             return False
         try:
             marker = json.loads(data)
-            version = int(marker["version"])
-        except (ValueError, TypeError, KeyError) as error:
+            kind, version = marker["format"], marker["version"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise NotAStore(f"{where} does not say what made it ({error}); it is no vstore store") from None
-        if marker.get("format") != "vstore":
-            raise NotAStore(f"{where} says format {marker.get('format')!r}; it is no vstore store")
+        if kind != "vstore" or type(version) is not int or version < 1:
+            raise NotAStore(f"{where} says format {kind!r}, version {version!r}; it is no vstore store")
         if version > VERSION:
             raise UnsupportedVersion(
                 f"{where} says version {version}; this vstore reads up to {VERSION}: upgrade it"
@@ -118,20 +118,28 @@ class Catalog:
         return manifest
 
     def commit(self, manifest: Manifest) -> None:
-        """Publish a manifest: on return it is durable and the latest.
+        """Publish a manifest: on return it is durable.
 
         Raises:
-            CommitConflict: its version was published by someone else.
-            CorruptData: it may not follow the version before it.
+            CommitConflict: its version was published by someone else, or long ago.
+            CorruptData: it may not follow the version before it, or could not be read back.
         """
         check_manifest(manifest)
         if manifest.version > 1:
             before = self._read(manifest.name, manifest.version - 1)
-            if before is not None:
-                check_succession(before, manifest)
+            if before is None:
+                # Garbage goes oldest first: the version that is wanted now came and went as well.
+                raise CommitConflict(
+                    f"{self.store.url}: version {manifest.version - 1} of collection {manifest.name!r} is "
+                    f"gone, so version {manifest.version} was published long ago; reload and try again"
+                )
+            check_succession(before, manifest)
         key = layout.manifest_key(manifest.name, manifest.version)
+        data = encode_manifest(manifest)
+        if decode_manifest(data, f"{self.store.url}: {key}") != manifest:
+            raise CorruptData(f"{self.store.url}: {key} would read back as another manifest: not published")
         try:
-            self.store.put_if_absent(key, encode_manifest(manifest))
+            self.store.put_if_absent(key, data)
         except ObjectExists:
             raise CommitConflict(
                 f"{self.store.url}: version {manifest.version} of collection {manifest.name!r} "
@@ -142,9 +150,10 @@ class Catalog:
         """Return the names of the collections that exist, sorted."""
         latest: dict[str, int] = {}
         for info in self.store.list(layout.CATALOG):
-            name, _, version = info.key[len(layout.CATALOG) :].partition("/")
-            if version.isdecimal():
-                latest[name] = max(latest.get(name, 0), int(version))
+            name, _, number = info.key[len(layout.CATALOG) :].partition("/")
+            version = layout.number_of(number)
+            if version is not None:
+                latest[name] = max(latest.get(name, 0), version)
         keys = {name: layout.manifest_key(name, version) for name, version in latest.items()}
         stored = self.store.get_many([ByteRange(key) for key in keys.values()])
         return sorted(
@@ -190,8 +199,17 @@ class Catalog:
     def versions(self, name: str) -> list[int]:
         """Return the versions whose manifests are kept, ascending."""
         prefix = layout.manifest_prefix(layout.check_name(name))
-        found = [info.key[len(prefix) :] for info in self.store.list(prefix)]
-        return sorted(int(version) for version in found if version.isdecimal())
+        found = [layout.number_of(info.key[len(prefix) :]) for info in self.store.list(prefix)]
+        return sorted(version for version in found if version is not None)
+
+    def history(self, name: str) -> list[Manifest]:
+        """Return the manifests that are kept, ascending, those of dropped collections included.
+
+        Raises:
+            CorruptData, UnsupportedVersion: one cannot be read.
+        """
+        kept = [self._read(name, version) for version in self.versions(name)]
+        return [manifest for manifest in kept if manifest is not None]
 
     def _latest(self, name: str) -> Manifest | None:
         for _ in range(_RELOADS):

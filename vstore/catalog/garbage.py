@@ -11,6 +11,7 @@ deleted only where a manifest that is now too old named them.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vstore.catalog import layout
@@ -43,28 +44,22 @@ def collect(
     Raises:
         StorageError: the store failed; what was deleted until then was garbage.
     """
-    manifests = [
-        m for m in (catalog.load(name, version) for version in catalog.versions(name)) if m is not None
-    ]
+    manifests = catalog.history(name)
     if not manifests:
         return Collected((), ())
     now = clock()
-    # A manifest stops being the latest when the next one is made.
+    # A manifest stops being the latest when the next one is made. The first that is young ends it, whatever
+    # a clock that was set back says of later ones: a hole would let a late writer commit into it.
     expired = [
-        old for old, successor in itertools.pairwise(manifests) if successor.created_at < now - retention_s
+        old
+        for old, _ in itertools.takewhile(
+            lambda pair: pair[1].created_at < now - retention_s, itertools.pairwise(manifests)
+        )
     ]
     kept = manifests[len(expired) :]
     named = {key for manifest in kept for key in _data_of(manifest)}
     dead = sorted({key for manifest in expired for key in _data_of(manifest)} - named)
-    log_start = min(manifest.log_start for manifest in kept)
-    prefix = layout.log_prefix(name, kept[-1].collection_id)
-    fences = set(fences_of(kept[-1]))
-    numbers = [(info.key, info.key[len(prefix) :]) for info in catalog.store.list(prefix)]
-    old_log = [
-        key
-        for key, number in numbers
-        if number.isdecimal() and int(number) < log_start and int(number) not in fences
-    ]
+    old_log = [] if kept[-1].dropped else _flushed_log(catalog, kept)
     gone = Collected(
         tuple(layout.manifest_key(name, manifest.version) for manifest in expired), tuple(dead + old_log)
     )
@@ -74,6 +69,15 @@ def collect(
         for key in gone.manifests:
             catalog.store.delete([key])
     return gone
+
+
+def _flushed_log(catalog: Catalog, kept: Sequence[Manifest]) -> list[str]:
+    latest = kept[-1]
+    log_start = min(m.log_start for m in kept if m.collection_id == latest.collection_id)
+    fences = set(fences_of(latest))
+    prefix = layout.log_prefix(latest.name, latest.collection_id)
+    numbers = [(info.key, layout.number_of(info.key[len(prefix) :])) for info in catalog.store.list(prefix)]
+    return [key for key, seq in numbers if seq is not None and seq < log_start and seq not in fences]
 
 
 def _data_of(manifest: Manifest) -> set[str]:

@@ -38,7 +38,8 @@ def check_succession(before: Manifest, after: Manifest) -> None:
         old = known.get(entry.shard_id)
         if old is not None:
             _require(old.n_dead <= entry.n_dead, after, f"brings rows of shard {entry.shard_id} back to life")
-            _require(old.key == entry.key, after, f"moves shard {entry.shard_id}")
+            same = (old.key, old.size_bytes, old.n_rows) == (entry.key, entry.size_bytes, entry.n_rows)
+            _require(same, after, f"moves or resizes shard {entry.shard_id}")
 
 
 def _require(condition: bool, manifest: Manifest, reason: str) -> None:

@@ -16,6 +16,7 @@ from vstore.errors import InvalidSetting
 MARKER = "vstore.json"
 CATALOG = "catalog/"
 
+_NUMBER = re.compile(r"[0-9]{20}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -41,6 +42,11 @@ def manifest_prefix(name: str) -> str:
 def manifest_key(name: str, version: int) -> str:
     """Return the name of one manifest."""
     return f"{manifest_prefix(name)}{version:020d}"
+
+
+def number_of(tail: str) -> int | None:
+    """Return the version or sequence number that an object's name ends in; None where it is no such name."""
+    return int(tail) if _NUMBER.fullmatch(tail) else None
 
 
 def data_prefix(name: str, collection_id: str) -> str:
