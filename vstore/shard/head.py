@@ -8,6 +8,7 @@ import msgpack
 import numpy as np
 
 from vstore.errors import CorruptData
+from vstore.format.frame import decoding, natural, unpack
 from vstore.format.shard_file import ShardFile
 from vstore.shard import sections
 from vstore.types import FieldType, Float32s, Int64s, Metric
@@ -72,46 +73,66 @@ def encode_meta(
     return packed
 
 
-def decode_head(data: bytes, where: str) -> ShardHead:
-    """Return the head of the shard that `where` names.
+def decode_head(data: bytes, where: str, start: int | None = None) -> ShardHead:
+    """Return the head of the shard that `where` names; `start` is where in the file it begins, if known.
 
     Raises:
         CorruptData, UnsupportedVersion: the bytes are not a head that this version reads.
     """
-    file = ShardFile.from_head(data, where)
-    try:
-        meta = msgpack.unpackb(file.head_section(sections.META))
-        n, dim = int(meta["n"]), int(meta["dim"])
+    file = ShardFile.from_head(data, where, start)
+    with decoding(where):
+        meta = unpack(file.head_section(sections.META), where)
+        n, dim = natural(meta["n"]), natural(meta["dim"])
         offsets = np.frombuffer(file.head_section(sections.CLUSTERS), dtype="<i8")
         centroids = np.frombuffer(file.head_section(sections.CENTROIDS), dtype="<f4")
-        params = msgpack.unpackb(file.head_section(sections.CODE_PARAMS))
+        params = unpack(file.head_section(sections.CODE_PARAMS), where)
         arrays = {name: np.frombuffer(raw, dtype="<f4").copy() for name, raw in params["arrays"].items()}
         head = ShardHead(
             file=file,
             n=n,
             dim=dim,
             metric=meta["metric"],
-            M0=int(meta["M0"]),
-            block_rows=int(meta["block_rows"]),
-            vector_block_rows=int(meta["vector_block_rows"]),
-            payload_block_rows=int(meta["payload_block_rows"]),
+            M0=natural(meta["M0"]),
+            block_rows=natural(meta["block_rows"]),
+            vector_block_rows=natural(meta["vector_block_rows"]),
+            payload_block_rows=natural(meta["payload_block_rows"]),
             fields=tuple((name, kind) for name, kind in meta["fields"]),
             code_params=CodeParams.from_arrays(params["bits"], meta["metric"], arrays),
             centroids=np.ascontiguousarray(centroids.reshape(len(offsets) - 1, -1), dtype=np.float32),
             cluster_offsets=np.ascontiguousarray(offsets, dtype=np.int64),
             size_bytes=len(data),
         )
-    except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
-        if isinstance(error, CorruptData):
-            raise
-        raise CorruptData(f"{where}: the head does not decode: {error}") from error
-    if (
-        head.cluster_offsets[0] != 0
-        or head.cluster_offsets[-1] != n
-        or (np.diff(head.cluster_offsets) < 0).any()
-    ):
-        raise CorruptData(f"{where}: the cluster offsets do not cover the {n} rows in order")
+    _check(head, where)
     return head
+
+
+def _check(head: ShardHead, where: str) -> None:
+    """Raise CorruptData where the head contradicts itself: kernels read by the numbers that stand here."""
+    offsets = head.cluster_offsets
+    if offsets[0] != 0 or offsets[-1] != head.n or (offsets[1:] < offsets[:-1]).any():
+        raise CorruptData(f"{where}: the cluster offsets do not cover the {head.n} rows in order")
+    space_dim = head.dim + (head.metric == "dot")
+    if head.centroids.shape[1] != space_dim or head.code_params.d != head.dim:
+        raise CorruptData(
+            f"{where}: centroids of {head.centroids.shape[1]} and codes of {head.code_params.d} dimensions; "
+            f"expected {space_dim} and {head.dim}"
+        )
+    if head.M0 < 2 or head.M0 % 2 or head.block_rows & (head.block_rows - 1):
+        raise CorruptData(
+            f"{where}: M0 {head.M0} is not even, or block_rows {head.block_rows} is no power of 2"
+        )
+    for name, rows in (
+        (sections.LISTS, head.block_rows),
+        (sections.CODES, head.block_rows),
+        (sections.VECTORS, head.vector_block_rows),
+        (sections.PAYLOAD, head.payload_block_rows),
+        (sections.KEYS, sections.KEY_BLOCK_ROWS),
+    ):
+        if rows == 0 or head.file.n_blocks(name) != -(-head.n // rows):
+            raise CorruptData(
+                f"{where}: section {name!r} has {head.file.n_blocks(name)} blocks; "
+                f"{head.n} rows in blocks of {rows} need another number"
+            )
 
 
 def encode_code_params(params: CodeParams) -> bytes:

@@ -85,7 +85,7 @@ class Shard:
             CorruptData: it fails its checksum, or does not decode.
         """
         if key.section == sections.HEAD:
-            decoded = decode_head(stored, self.where)
+            decoded = decode_head(stored, self.where, self.entry.head.start)
             if decoded.n != self.n or decoded.dim != self.schema.dim or decoded.metric != self.schema.metric:
                 raise CorruptData(f"{self.where}: the head describes another shard than the manifest")
             return Block(key, decoded, len(stored))
