@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -102,16 +102,30 @@ def test_import_does_not_draw_in_heavy_packages() -> None:
     assert ended.stdout.strip() == "[]"
 
 
-def test_import_is_fast_beside_numba() -> None:
+def import_cost_s(statement: str, bytecode: Path) -> float:
+    """Processor seconds of an import in a fresh process that has numba already; the best of five."""
     program = (
-        "import time; import numba, numpy; started = time.perf_counter(); import vstore;"
-        "print(time.perf_counter() - started)"
+        "import time; import numba, numpy; started = time.process_time();"
+        f"{statement}; print(time.process_time() - started)"
     )
-    seconds = [
+    # Users have bytecode; an environment that forbids writing it would have every run compile the sources.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    return min(
         float(
-            subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+            ).stdout
         )
         for _ in range(5)
-    ]
-    # The best of five: other work on the machine only ever adds.
-    assert min(seconds) < IMPORT_LIMIT_S, f"median {statistics.median(seconds):.2f} s"
+    )
+
+
+def test_import_is_fast_beside_numba(tmp_path: Path) -> None:
+    # Processor time, not wall time: tests run beside each other, and waiting for a core is no one's import.
+    assert import_cost_s("import vstore", tmp_path) < IMPORT_LIMIT_S
+
+
+def test_the_import_limit_would_notice_a_heavy_package(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the rerank extra")
+    assert import_cost_s("import vstore, torch", tmp_path) > IMPORT_LIMIT_S
