@@ -27,7 +27,7 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """Objects under string keys, "/"-separated, relative to the store's root.
 
-    Objects are written whole and are never empty (S3.md of the design notes: an empty PUT wedges
+    Objects are written whole and are never empty (boto/botocore issue 3755: an empty PUT wedges
     older botocore). Only `put_if_absent` is a commit: it creates the object or raises, atomically.
     Every method is safe to call from several threads.
 
