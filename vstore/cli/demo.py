@@ -267,11 +267,15 @@ def ask_again(options: DemoOptions, answers: list[dict[str, Any]], talker: Talke
             name: sum(one[name] for one in receipts)
             for name in ("n_round_trips", "n_requests", "bytes_fetched")
         }
+        # A model that the second process was not given had no part in what was compared.
+        reranked = all("reranked" in one for one in theirs)
+        before = "" if reranked or options.rerank == "none" else " before re-ranking"
         done.append(
-            f"all {len(theirs)} answers the same, hit for hit; it read {size(cold['bytes_fetched'])} "
+            f"all {len(theirs)} answers the same{before}, hit for hit; it read {size(cold['bytes_fetched'])} "
             f"in {count(cold['n_round_trips'], 'round trip')}"
         )
-    return {"same": True, "seconds": round(perf_counter() - started, 2), **cold}
+    seconds = round(perf_counter() - started, 2)
+    return {"same": True, "reranked_too": reranked, "seconds": seconds, **cold}
 
 
 def same_hits(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> bool:
