@@ -22,6 +22,7 @@ from vstore_kernels.layout import MAX_NODES, NO_NODE
 from vstore_kernels.parallel import run_chunks
 
 Progress = Callable[[int, int], None]
+OnPrefix = Callable[["HNSWGraph", NDArray[np.int32]], None]
 
 _MAX_LEVEL: Final = 15
 _BATCH_FRACTION: Final = 0.05
@@ -103,12 +104,19 @@ def build_hnsw(
     seed: int = 0,
     n_threads: int = 1,
     progress: Progress | None = None,
+    n_held_out: int = 0,
+    on_prefix: OnPrefix | None = None,
 ) -> HNSWGraph:
     """Return the HNSW graph of `space` (float32 [n, d'], n >= 1, finite, C-contiguous, best in cluster
     order).
 
-    The graph depends on space, M, ef_construction and seed only. `progress(done, n)` is called on this thread
-    after each batch. Ctrl-C stops within some milliseconds.
+    The graph depends on space, M, ef_construction, seed and n_held_out only. `progress(done, n)` is called on
+    this thread after each batch. Ctrl-C stops within some milliseconds.
+
+    `n_held_out` random nodes of level 0 (fewer where there are fewer, and never the last node) are inserted
+    last; before that, `on_prefix(graph, held_out)` gets the graph of all others, in which no row names one of
+    `held_out` (int32 [m], ascending) and their own rows are empty: their vectors are queries that the graph
+    has never seen. The arrays belong to the build: they are to be read only, and during the call only.
 
     Raises:
         TypeError: not float32.
@@ -118,15 +126,18 @@ def build_hnsw(
     n = space.shape[0]
     if not 1 <= n < MAX_NODES:
         raise ValueError(f"space has {n} rows; a graph needs from 1 to {MAX_NODES - 1}")
-    if M < 2 or ef_construction < 1 or n_threads < 1:
+    if M < 2 or ef_construction < 1 or n_threads < 1 or n_held_out < 0:
         raise ValueError(
-            f"M is {M}, ef_construction {ef_construction}, n_threads {n_threads}; "
-            "at least 2, 1 and 1 are needed"
+            f"M is {M}, ef_construction {ef_construction}, n_threads {n_threads}, n_held_out {n_held_out}; "
+            "at least 2, 1, 1 and 0 are needed"
         )
     builder = _Builder(space, M, max(ef_construction, M), seed, n_threads)
+    prefix = n - builder.n_last(n_held_out)
     done = 1
     while done < n:
-        size = max(1, min(_MAX_BATCH, int(done * _BATCH_FRACTION), n - done))
+        if done == prefix and on_prefix is not None:
+            on_prefix(builder.graph(), builder.nodes_from(prefix))
+        size = max(1, min(_MAX_BATCH, int(done * _BATCH_FRACTION), (prefix if done < prefix else n) - done))
         builder.insert(done, done + size)
         done += size
         if progress is not None:
@@ -167,9 +178,21 @@ class _Builder:
             there = nodes[self._levels[nodes] >= level]
             self._reverse(there, self._first_row[there] + (level - 1), self._upper, level)
 
+    def n_last(self, wanted: int) -> int:
+        """Return how many nodes of level 0, up to `wanted`, can go in after all others."""
+        return min(wanted, int(np.count_nonzero(self._levels == 0)), self._levels.size - 1)
+
+    def nodes_from(self, start: int) -> NDArray[np.int32]:
+        """Return int32 [n - start], ascending: the nodes inserted from place `start` of the order on."""
+        return np.sort(self._order[start:])
+
     def finish(self) -> HNSWGraph:
-        """Return the graph, its upper links turned into ranks."""
+        """Return the finished graph."""
         link_orphans(self._space, self._neighbors, np.zeros(self._levels.size, np.int32))
+        return self.graph()
+
+    def graph(self) -> HNSWGraph:
+        """Return the graph as it stands, its upper links turned into ranks; level 0 is not copied."""
         ranks = np.searchsorted(self._upper_nodes, self._upper).astype(np.int32)
         ranks[self._upper == NO_NODE] = NO_NODE
         entry = int(self._order[0])

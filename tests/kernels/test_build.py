@@ -80,6 +80,39 @@ def test_threads_change_nothing() -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+def test_held_out_nodes_go_in_last() -> None:
+    space = clustered(700, 8)
+    seen = []
+
+    def on_prefix(graph: build.HNSWGraph, held_out: np.ndarray) -> None:
+        graph.upper.check(700)
+        seen.append((graph.neighbors.copy(), held_out))
+
+    one, two = (build.build_hnsw(space, 6, 30, 3, threads, None, 50, on_prefix) for threads in (1, 2))
+    for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(two), strict=True):
+        assert np.array_equal(a, b)
+    (rows, held_out), (again, _) = seen
+    assert np.array_equal(rows, again)
+    assert held_out.dtype == np.int32
+    assert held_out.size == np.unique(held_out).size == 50
+    assert not np.isin(held_out, one.upper_nodes).any()
+    assert not np.isin(rows, held_out).any()
+    assert (rows[held_out] == -1).all()
+    assert (np.delete(rows, held_out, axis=0)[:, 0] >= 0).all()
+    assert (one.neighbors[held_out, 0] >= 0).all()
+
+
+def test_a_tiny_build_holds_out_what_it_can() -> None:
+    sizes = []
+    for n in (1, 2, 5):
+        build.build_hnsw(
+            clustered(n, 4), 4, 8, n_held_out=50, on_prefix=lambda g, ids: sizes.append(ids.size)
+        )
+    assert len(sizes) == 2
+    assert sizes[0] == 1
+    assert 1 <= sizes[1] <= 4
+
+
 def test_levels_fall_by_the_factor_M() -> None:
     levels = build._Builder(np.zeros((100_000, 1), np.float32), 16, 16, 0, 1)._levels
     assert (levels >= 1).mean() == pytest.approx(1 / 16, rel=0.05)
@@ -155,6 +188,8 @@ def test_wrong_input_is_refused() -> None:
         build.build_hnsw(np.zeros((0, 3), np.float32))
     with pytest.raises(ValueError, match="M is 1"):
         build.build_hnsw(np.zeros((5, 3), np.float32), M=1)
+    with pytest.raises(ValueError, match="n_held_out -1"):
+        build.build_hnsw(np.zeros((5, 3), np.float32), n_held_out=-1)
 
 
 def test_a_failing_chunk_stops_the_others() -> None:
