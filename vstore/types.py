@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload, runtime_checkable
 
@@ -97,8 +98,43 @@ class RerankReport:
     failures: list[str] = field(default_factory=list)
 
 
+class _FilledLater:
+    """Lets a dataclass with slots stay empty until a field of it is read: few receipts ever are."""
+
+    __slots__ = ("_fill",)
+
+    _fill: Callable[[], Mapping[str, Any]]
+
+    def __getattr__(self, name: str) -> Any:
+        # Python asks here only for what is not set.
+        try:
+            fill: Callable[[], Mapping[str, Any]] = object.__getattribute__(self, "_fill")
+        except AttributeError:
+            # Filled in since, by another thread; or there is no such field, which this says.
+            return object.__getattribute__(self, name)
+        values = fill()
+        if name not in values:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        for field_name, value in values.items():
+            try:
+                object.__getattribute__(self, field_name)
+            except AttributeError:
+                setattr(self, field_name, value)
+        # Last: another thread that reads at the same time fills the same values in.
+        with contextlib.suppress(AttributeError):
+            del self._fill
+        return object.__getattribute__(self, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
 @dataclass(slots=True)
-class Receipt:
+class Receipt(_FilledLater):
     """What an answer cost, and why it was computed the way it was.
 
     Counters add up over shards and the memtable. `n_cache_hits` are blocks found in memory,
@@ -129,27 +165,86 @@ class Receipt:
     timings_ms: dict[str, float] = field(default_factory=dict)
     rerank: list[RerankReport] = field(default_factory=list)
 
+    @classmethod
+    def later(cls, fill: Callable[[], Mapping[str, Any]]) -> Receipt:
+        """Return a receipt whose fields are computed when one of them is first read.
+
+        Args:
+            fill: returns every field by name; called once, or once a thread that reads at the same time.
+        """
+        receipt = cls.__new__(cls)
+        receipt._fill = fill
+        return receipt
+
     def as_dict(self) -> dict[str, Any]:
         """Return the receipt as plain dicts, lists and numbers."""
         return dataclasses.asdict(self)
 
 
-@dataclass(slots=True)
-class Hits(Sequence[Hit]):
-    """The answer to one search: hits, best first, and the receipt."""
+class HitRows(Protocol):
+    """The rows of an answer before anyone looked at them; immutable."""
 
-    hits: list[Hit]
-    receipt: Receipt
+    def __len__(self) -> int:
+        """Return the number of hits."""
+        ...
+
+    def ids(self) -> list[Key]:
+        """Return the hits' ids, best first."""
+        ...
+
+    def scores(self) -> Float32s:
+        """Return float32[n], best first; the caller's to change."""
+        ...
+
+    def hits(self) -> list[Hit]:
+        """Return the hits, best first: new objects."""
+        ...
+
+
+class Hits(Sequence[Hit]):
+    """The answer to one search: hits, best first, and the receipt.
+
+    Everything was read when the search returned; `Hit` objects are made when they are first looked at.
+
+    Args:
+        hits: a list of hits, or the rows that they are made of.
+        receipt: what the answer cost.
+    """
+
+    __slots__ = ("_hits", "_rows", "receipt")
+    __match_args__ = ("hits", "receipt")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, hits: list[Hit] | HitRows, receipt: Receipt) -> None:
+        self._hits: list[Hit] | None = hits if isinstance(hits, list) else None
+        self._rows: HitRows | None = None if isinstance(hits, list) else hits
+        self.receipt = receipt
+
+    @property
+    def hits(self) -> list[Hit]:
+        """The hits as a list, best first."""
+        rows = self._rows
+        if self._hits is None and rows is not None:
+            self._hits = rows.hits()
+        self._rows = None
+        assert self._hits is not None
+        return self._hits
+
+    @hits.setter
+    def hits(self, hits: list[Hit]) -> None:
+        self._hits, self._rows = hits, None
 
     @property
     def ids(self) -> list[Key]:
         """The hits' ids, best first."""
-        return [hit.id for hit in self.hits]
+        rows = self._rows
+        return [hit.id for hit in self.hits] if rows is None else rows.ids()
 
     @property
     def scores(self) -> Float32s:
         """float32[len(self)], best first."""
-        return np.array([hit.score for hit in self.hits], dtype=np.float32)
+        rows = self._rows
+        return np.array([hit.score for hit in self.hits], dtype=np.float32) if rows is None else rows.scores()
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -159,10 +254,22 @@ class Hits(Sequence[Hit]):
         return self.hits[index]
 
     def __len__(self) -> int:
-        return len(self.hits)
+        rows = self._rows
+        return len(self.hits) if rows is None else len(rows)
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Hits):
+            return NotImplemented
+        return self.hits == other.hits and self.receipt == other.receipt
+
+    def __repr__(self) -> str:
+        return f"Hits(hits={self.hits!r}, receipt={self.receipt!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hits, (self.hits, self.receipt)
 
 
 @dataclass(slots=True)
