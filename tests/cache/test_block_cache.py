@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from vstore.cache import CODES, LISTS, Block, BlockCache, BlockKey
+from vstore.cache import CODES, LISTS, Block, BlockCache, BlockKey, RowTables
 from vstore_kernels.search import BlockTables
 
 N, M0, ROW_BYTES, SHIFT = 40, 4, 8, 3
@@ -121,3 +121,89 @@ def test_threads_keep_the_books():
     stats = cache.stats()
     assert stats.size_bytes == 20 * stats.n_blocks <= 200
     assert stats.n_admitted - stats.n_evicted == stats.n_blocks
+
+
+def whole_cache(limit_bytes: int) -> BlockCache:
+    """A cache with every list (16 int32 a block) and code (64 bytes a block) of one shard of 40 rows."""
+    cache = BlockCache(limit_bytes)
+    cache.tables("s", make_tables)
+    for section, size_bytes in ((LISTS, 8 * M0 * 4), (CODES, 8 * ROW_BYTES)):
+        cache.admit([entry(block, section, size_bytes) for block in range(5)])
+    return cache
+
+
+WHOLE_BYTES = N * (M0 * 4 + ROW_BYTES)
+
+
+def test_all_lists_and_codes_move_into_one_array_each():
+    cache = whole_cache(2 * WHOLE_BYTES)
+    tables = cache.tables("s", make_tables)
+    assert tables.resident
+    assert np.diff(tables.list_table).tolist() == [8 * M0 * 4] * 4
+    assert np.diff(tables.code_table).tolist() == [8 * ROW_BYTES] * 4
+    stats = cache.stats()
+    assert (stats.size_bytes, stats.n_blocks, stats.n_admitted, stats.n_evicted) == (WHOLE_BYTES, 10, 10, 0)
+    cache.admit([entry(2, LISTS, 8 * M0 * 4)])
+    assert cache.stats() == stats, "a block that came late is there already"
+
+
+def test_what_does_not_fit_twice_stays_in_blocks():
+    cache = whole_cache(2 * WHOLE_BYTES - 1)
+    assert cache.tables("s", make_tables).resident
+    assert not cache.use([BlockKey("s", LISTS, -1)])
+    assert cache.use([BlockKey("s", LISTS, 0), BlockKey("s", CODES, 4)])
+
+
+def test_a_whole_array_is_evicted_whole_and_who_reads_keeps_it():
+    limit_bytes = 2 * WHOLE_BYTES
+    cache = whole_cache(limit_bytes)
+    cache.tables("other", make_tables)
+    held = cache.tables("s", make_tables)
+    cache.admit([entry(0, "column:a", WHOLE_BYTES + 1)])
+    tables = cache.tables("s", make_tables)
+    assert [tables.has_lists(b) for b in range(5)] == [False] * 5, "lists came first"
+    assert [tables.has_codes(b) for b in range(5)] == [True] * 5
+    assert held.resident
+    assert cache.stats().n_evicted == 5
+    cache.admit([entry(block, LISTS, 8 * M0 * 4) for block in range(5)])
+    stats = cache.stats()
+    assert stats.size_bytes <= limit_bytes
+    assert stats.n_admitted - stats.n_evicted == stats.n_blocks
+    cache.drop_shard("s")
+    assert cache.stats().n_blocks == 0 or not cache.use([BlockKey("s", CODES, -1)])
+    assert not cache.tables("s", make_tables).has_codes(0)
+
+
+def vectors(block: int, size_bytes: int = 32) -> Block:
+    return Block(BlockKey("s", "vectors", block), np.full((2, 4), block, dtype=np.float32), size_bytes)
+
+
+def test_row_tables_know_what_is_resident_before_and_after():
+    cache = BlockCache(100)
+    cache.admit([vectors(1), entry(0)])
+    first = cache.row_tables("s", lambda: RowTables(4, 2))
+    assert (first.vector_table != 0).tolist() == [False, True, False, False]
+    assert first.payload == ["value 0", None]
+    cache.admit([vectors(3)])
+    assert cache.row_tables("s", lambda: RowTables(4, 2)) is first, "what comes is written in place"
+    assert first.vector_table[3] != 0
+    cache.admit([vectors(0)])
+    later = cache.row_tables("s", lambda: RowTables(4, 2))
+    assert later is not first, "what goes, goes from a copy"
+    assert later.vector_table[1] == 0
+    assert later.vector_table[0] != 0
+    assert first.vector_table[1] != 0
+    assert cache.evicts
+
+
+def test_use_keeps_rows():
+    cache = BlockCache(64)
+    cache.row_tables("s", lambda: RowTables(4, 2))
+    cache.admit([vectors(0), vectors(1)])
+    cache.use_rows([BlockKey("s", "vectors", 0), BlockKey("s", "vectors", 9)])
+    cache.admit([vectors(2)])
+    assert (cache.row_tables("s", lambda: RowTables(4, 2)).vector_table != 0).tolist()[:3] == [
+        True,
+        False,
+        True,
+    ]

@@ -7,6 +7,10 @@ Kernels find lists and codes through a shard's block tables, so the cache keeps 
 published table is never changed: admitting or evicting a block publishes a new one, and a query that
 holds an older table holds its blocks with it. So nothing that a running kernel reads can go away,
 and no lock is taken inside a search. Shards are immutable: a cached block is never stale.
+
+Once every list and code of a shard is resident, and fits well within the limit, the cache moves them into
+one array each: large arrays get huge pages, and a walk that jumps about then misses the TLB less. Such an
+array is one entry, evicted whole.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
+from vstore.cache.rows import PAYLOAD, VECTORS, RowTables
 from vstore_kernels.search import BlockTables
 
 if TYPE_CHECKING:
@@ -24,9 +31,13 @@ if TYPE_CHECKING:
 
 LISTS: Final = "lists"
 CODES: Final = "codes"
-ROWS: Final = frozenset({"vectors", "payload"})
+ROWS: Final = frozenset({VECTORS, PAYLOAD})
 """Sections of rows: what answers show, not what finds them."""
 ROWS_SHARE: Final = 0.25
+WHOLE: Final = -1
+"""The block number of a whole section."""
+WHOLE_SHARE: Final = 0.5
+"""A shard's lists and codes move into one array each where they take at most this share of the limit."""
 
 
 class BlockKey(NamedTuple):
@@ -72,6 +83,8 @@ class BlockCache:
         self._rows: OrderedDict[BlockKey, Block] = OrderedDict()
         self._rows_bytes = 0
         self._tables: dict[str, BlockTables] = {}
+        self._row_tables: dict[str, RowTables] = {}
+        self._n_blocks = 0
         self._size_bytes = 0
         self._n_admitted = 0
         self._n_evicted = 0
@@ -88,6 +101,48 @@ class BlockCache:
             with self._lock:
                 published = self._tables.setdefault(shard_id, make())
         return published
+
+    def row_tables(self, shard_id: str, make: Callable[[], RowTables]) -> RowTables:
+        """Return the published tables of a shard's vectors and payload; the caller must not change them.
+
+        Args:
+            shard_id: the shard.
+            make: makes empty tables of the shard's shape, where none are published yet.
+        """
+        published = self._row_tables.get(shard_id)
+        if published is None:
+            with self._lock:
+                published = self._row_tables.get(shard_id)
+                if published is None:
+                    published = make()
+                    for key, block in self._rows.items():
+                        if key.shard_id == shard_id:
+                            published.put(key.section, key.block, block.value)
+                    self._row_tables[shard_id] = published
+        return published
+
+    def use(self, keys: Sequence[BlockKey]) -> bool:
+        """Mark blocks used that guide a search; return whether all of them are resident."""
+        guides = self._guides
+        with self._lock:
+            for key in keys:
+                if key not in guides:
+                    return False
+                guides.move_to_end(key)
+        return True
+
+    def use_rows(self, keys: Sequence[BlockKey]) -> None:
+        """Mark blocks of rows used, those that are resident."""
+        rows = self._rows
+        with self._lock:
+            for key in keys:
+                if key in rows:
+                    rows.move_to_end(key)
+
+    @property
+    def evicts(self) -> bool:
+        """Whether the limit was ever reached, so that the order of use matters."""
+        return self._n_evicted > 0
 
     def get(self, key: BlockKey) -> Any | None:
         """Return a block's value and mark it used, or None where it is not resident."""
@@ -112,22 +167,27 @@ class BlockCache:
         codes are kept only for shards whose tables were asked for.
         """
         changed: dict[str, BlockTables] = {}
+        rows: dict[str, RowTables] = {}
         with self._lock:
             for block in blocks:
                 queue = self._queue(block.key)
-                if block.size_bytes > self._limit_bytes or block.key in queue:
+                if block.size_bytes > self._limit_bytes or block.key in queue or self._has_whole(block.key):
                     continue
                 queue[block.key] = block
                 self._weigh(block, 1)
                 self._n_admitted += 1
-                self._publish_later(changed, block.key, block.value)
+                self._publish_later(changed, rows, block.key, block.value)
             while self._size_bytes > self._limit_bytes:
                 rows_first = self._rows_bytes > ROWS_SHARE * self._limit_bytes or not self._guides
                 key, victim = (self._rows if rows_first else self._guides).popitem(last=False)
+                before = self._n_blocks
                 self._weigh(victim, -1)
-                self._n_evicted += 1
-                self._publish_later(changed, key, None)
+                self._n_evicted += before - self._n_blocks
+                self._publish_later(changed, rows, key, None)
+            for shard_id, tables in changed.items():
+                self._make_whole(shard_id, tables)
             self._tables.update(changed)
+            self._row_tables.update(rows)
 
     def drop_shard(self, shard_id: str) -> None:
         """Forget every block of a shard that no manifest names any more."""
@@ -136,12 +196,13 @@ class BlockCache:
                 for key in [key for key in queue if key.shard_id == shard_id]:
                     self._weigh(queue.pop(key), -1)
             self._tables.pop(shard_id, None)
+            self._row_tables.pop(shard_id, None)
 
     def stats(self) -> CacheStats:
         """Return what the cache holds and has done."""
         with self._lock:
             return CacheStats(
-                len(self._guides) + len(self._rows),
+                self._n_blocks,
                 self._size_bytes,
                 self._limit_bytes,
                 self._n_admitted,
@@ -151,23 +212,70 @@ class BlockCache:
     def _queue(self, key: BlockKey) -> OrderedDict[BlockKey, Block]:
         return self._rows if key.section in ROWS else self._guides
 
-    def _weigh(self, block: Block, sign: int) -> None:
-        self._size_bytes += sign * block.size_bytes
-        if block.key.section in ROWS:
-            self._rows_bytes += sign * block.size_bytes
+    def _has_whole(self, key: BlockKey) -> bool:
+        return key.section in (LISTS, CODES) and key._replace(block=WHOLE) in self._guides
 
-    def _publish_later(self, changed: dict[str, BlockTables], key: BlockKey, value: Any | None) -> None:
-        if key.section not in (LISTS, CODES) or key.shard_id not in self._tables:
+    def _weigh(self, block: Block, sign: int) -> None:
+        key = block.key
+        self._size_bytes += sign * block.size_bytes
+        if key.section in ROWS:
+            self._rows_bytes += sign * block.size_bytes
+        whole = key.block == WHOLE and key.section in (LISTS, CODES)
+        self._n_blocks += sign * (self._tables[key.shard_id].list_table.size if whole else 1)
+
+    def _publish_later(
+        self, changed: dict[str, BlockTables], rows: dict[str, RowTables], key: BlockKey, value: Any | None
+    ) -> None:
+        """Write a block that came (or, with None, went) into the tables that will be published."""
+        shard_id, section, block = key
+        if section in ROWS:
+            self._publish_rows(rows, key, value)
             return
-        tables = changed.get(key.shard_id)
+        if section not in (LISTS, CODES) or shard_id not in self._tables:
+            return
+        tables = changed.get(shard_id)
         if tables is None:
-            tables = changed[key.shard_id] = self._tables[key.shard_id].copy()
-        set_block, clear_block = (
-            (tables.set_lists, tables.clear_lists)
-            if key.section == LISTS
-            else (tables.set_codes, tables.clear_codes)
-        )
-        if value is None:
-            clear_block(key.block)
-        else:
-            set_block(key.block, value)
+            tables = changed[shard_id] = self._tables[shard_id].copy()
+        lists = section == LISTS
+        if value is not None:
+            (tables.set_lists if lists else tables.set_codes)(block, value)
+            return
+        for gone in range(tables.list_table.size) if block == WHOLE else (block,):
+            (tables.clear_lists if lists else tables.clear_codes)(gone)
+
+    def _publish_rows(self, changed: dict[str, RowTables], key: BlockKey, value: Any | None) -> None:
+        tables = changed.get(key.shard_id) or self._row_tables.get(key.shard_id)
+        if tables is None:
+            return
+        if value is not None:
+            tables.put(key.section, key.block, value)
+            return
+        if key.shard_id not in changed:
+            tables = changed[key.shard_id] = tables.copy()
+        tables.clear(key.section, key.block)
+
+    def _make_whole(self, shard_id: str, tables: BlockTables) -> None:
+        """Move a shard's lists and codes into one array each, where all are there and there is room."""
+        shapes = ((LISTS, tables.M0, np.int32), (CODES, tables.row_bytes, np.uint8))
+        size_bytes = sum(tables.n * columns * np.dtype(dtype).itemsize for _, columns, dtype in shapes)
+        # While they move, both copies are held: the published tables still have the blocks.
+        room_bytes = min(WHOLE_SHARE * self._limit_bytes, self._limit_bytes - self._size_bytes)
+        if not tables.resident or size_bytes > room_bytes:
+            return
+        for section, columns, dtype in shapes:
+            whole = BlockKey(shard_id, section, WHOLE)
+            if whole in self._guides:
+                continue
+            rows = np.empty((tables.n, columns), dtype)
+            at = 0
+            for block in range(tables.list_table.size):
+                moved = self._guides.pop(whole._replace(block=block))
+                self._weigh(moved, -1)
+                rows[at : at + len(moved.value)] = moved.value
+                at += len(moved.value)
+            if section == LISTS:
+                tables.set_all_lists(rows)
+            else:
+                tables.set_all_codes(rows)
+            self._guides[whole] = Block(whole, rows, rows.nbytes)
+            self._weigh(self._guides[whole], 1)

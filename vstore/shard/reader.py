@@ -109,7 +109,9 @@ class Shard:
                 codes = np.frombuffer(blocks[0], np.uint8).copy()
                 return codes.reshape(head.block_of(key.block), head.code_params.row_bytes)
             if key.section == sections.VECTORS:
-                return np.frombuffer(blocks[0], "<f4").astype(np.float32).reshape(-1, head.dim)
+                # Kernels read by address: a block of another size than the head's must not get there.
+                rows = min(head.vector_block_rows, head.n - key.block * head.vector_block_rows)
+                return np.frombuffer(blocks[0], "<f4").astype(np.float32).reshape(rows, head.dim)
             if key.section == sections.PAYLOAD:
                 return decode_payload(blocks[0], len(head.fields), where)
             if key.section == sections.KEYS:
