@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
+from vstore_kernels.build_rows import aligned, rows_for_build
 from vstore_kernels.insertion import InsertScratch, add_reverse_links, find_links, link_orphans
 from vstore_kernels.layout import MAX_NODES, NO_NODE
 from vstore_kernels.parallel import run_chunks
@@ -156,7 +157,9 @@ class _Builder:
         levels = np.floor(-np.log(1 - rng.random(n)) / np.log(M)).astype(np.int32).clip(0, _MAX_LEVEL)
         if levels.max() == 0:
             levels[order[0]] = 1
-        self._space, self._M, self._ef, self._n_threads = space, M, ef, n_threads
+        self._rows = rows_for_build(space, n_threads)
+        self._distance: Any = np.int32 if self._rows.dtype == np.int16 else np.float32
+        self._M, self._ef, self._n_threads = M, ef, n_threads
         self._levels = levels
         self._order = order[np.argsort(-levels[order], kind="stable")].astype(np.int32)
         self._upper_nodes = np.flatnonzero(levels > 0).astype(np.int32)
@@ -164,7 +167,8 @@ class _Builder:
         np.cumsum(levels[self._upper_nodes], out=self._upper_rows[1:])
         self._first_row = np.full(n, NO_NODE, np.int32)
         self._first_row[self._upper_nodes] = self._upper_rows[:-1]
-        self._neighbors = np.full((n, 2 * M), NO_NODE, np.int32)
+        self._neighbors = aligned(n, 2 * M, np.int32)
+        self._neighbors[:] = NO_NODE
         self._upper = np.full((int(self._upper_rows[-1]), M), NO_NODE, np.int32)
         self._scratch: list[InsertScratch] = []
 
@@ -180,7 +184,7 @@ class _Builder:
 
     def n_last(self, wanted: int) -> int:
         """Return how many nodes of level 0, up to `wanted`, can go in after all others."""
-        return min(wanted, int(np.count_nonzero(self._levels == 0)), self._levels.size - 1)
+        return int(min(wanted, np.count_nonzero(self._levels == 0), self._levels.size - 1))
 
     def nodes_from(self, start: int) -> NDArray[np.int32]:
         """Return int32 [n - start], ascending: the nodes inserted from place `start` of the order on."""
@@ -188,7 +192,7 @@ class _Builder:
 
     def finish(self) -> HNSWGraph:
         """Return the finished graph."""
-        link_orphans(self._space, self._neighbors, np.zeros(self._levels.size, np.int32))
+        link_orphans(self._rows, self._neighbors, np.zeros(self._levels.size, np.int32))
         return self.graph()
 
     def graph(self) -> HNSWGraph:
@@ -209,9 +213,9 @@ class _Builder:
         try:
             scratch = self._scratch.pop()
         except IndexError:
-            scratch = InsertScratch(self._space.shape[0], self._ef, 2 * self._M)
+            scratch = InsertScratch(self._levels.size, self._ef, 2 * self._M, self._distance)
         find_links(
-            self._space,
+            self._rows,
             nodes,
             self._levels,
             self._first_row,
@@ -242,7 +246,7 @@ class _Builder:
 
         def add(start: int) -> None:
             add_reverse_links(
-                self._space,
+                self._rows,
                 links,
                 owners,
                 owner_rows,
@@ -251,7 +255,7 @@ class _Builder:
                 start,
                 min(start + _CHUNK_TARGETS, owners.size),
                 np.empty(longest, np.int32),
-                np.empty(longest, np.float32),
+                np.empty(longest, self._distance),
                 np.empty(links.shape[1], np.int32),
             )
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.distance import squared_l2
-from vstore_kernels.jit import Int, sum_kernel
+from vstore_kernels.gaps import row_gap
+from vstore_kernels.jit import Int, kernel
 
 
-@sum_kernel()
+@kernel()
 def select_neighbors(
-    space: NDArray[np.float32],
+    rows: NDArray[Any],
     candidates: NDArray[np.int32],
-    distances: NDArray[np.float32],
+    distances: NDArray[Any],
     n_candidates: Int,
     capacity: Int,
     out: NDArray[np.int32],
@@ -26,9 +28,9 @@ def select_neighbors(
     taken, so that copies cannot cut each other off from the rest.
 
     Args:
-        space: float32 [n, d'].
+        rows: int16 or float32 [n, padded], as `rows_for_build` gives them.
         candidates: int32 [>= n_candidates], nearest first, without the node itself.
-        distances: float32 [>= n_candidates], ascending, squared L2 to the node.
+        distances: int32 or float32 [>= n_candidates], ascending, squared L2 to the node.
         n_candidates: candidates given.
         capacity: the most links.
         out: int32 [>= capacity], mutated.
@@ -38,13 +40,13 @@ def select_neighbors(
     for t in range(n_candidates):
         node = np.int64(candidates[t])
         distance = distances[t]
-        if distance == np.float32(0):
+        if distance == 0:
             if 2 * n_copies >= capacity:
                 continue
             n_copies += 1
         taken = True
         for s in range(m):
-            if squared_l2(space[node], space, np.int64(out[s])) < distance:
+            if row_gap(rows, node, np.int64(out[s])) < distance:
                 taken = False
                 break
         if taken:

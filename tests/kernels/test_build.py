@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kernel_data import clustered, examples, whole_numbers
 
 from tests import naive
-from vstore_kernels import beam, build, parallel
+from vstore_kernels import beam, build, build_rows, gaps, insertion, parallel
 from vstore_kernels.select import select_neighbors
 
 
@@ -28,7 +28,9 @@ def batches_of(n: int) -> list[tuple[int, int]]:
 def test_the_graph_is_the_slow_twins(n: int, M: int, ef: int, seed: int) -> None:
     space = whole_numbers(n, 3, seed)
     drawn = build._Builder(space, M, max(ef, M), seed, 1)
-    links = naive.build(space, drawn._levels.tolist(), drawn._order.tolist(), M, max(ef, M), batches_of(n))
+    # The graph is that of the rows as they were coded.
+    coded = build_rows.rows_for_build(space, 1).astype(np.float64)
+    links = naive.build(coded, drawn._levels.tolist(), drawn._order.tolist(), M, max(ef, M), batches_of(n))
     graph = build.build_hnsw(space, M, ef, seed)
     graph.upper.check(n)
     upper = graph.upper
@@ -123,11 +125,12 @@ def test_levels_fall_by_the_factor_M() -> None:
 @given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 12))
 def test_beam_inserts_after_equals(distances: list[int], capacity: int) -> None:
     nodes, values = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
-    size, expected = 0, []
-    for node, distance in enumerate(distances):
-        at, size = beam.insert(nodes, values, size, capacity, node, np.float32(distance))
-        assert at == naive.beam_insert(expected, capacity, node, distance)
-    assert list(zip(values[:size].tolist(), nodes[:size].tolist(), strict=True)) == expected
+    for insert in (beam.insert, insertion.insert):
+        size, expected = 0, []
+        for node, distance in enumerate(distances):
+            at, size = insert(nodes, values, size, capacity, node, np.float32(distance))
+            assert at == naive.beam_insert(expected, capacity, node, distance)
+        assert list(zip(values[:size].tolist(), nodes[:size].tolist(), strict=True)) == expected
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -145,16 +148,19 @@ def test_heap_gives_ascending_order(distances: list[int]) -> None:
 
 
 @settings(max_examples=examples(60), deadline=None)
-@given(st.integers(1, 30), st.integers(1, 10), st.integers(0, 99), st.booleans())
-def test_selection_agrees_with_the_slow_twin(n: int, capacity: int, seed: int, copies: bool) -> None:
-    space = whole_numbers(n + 1, 3, seed)
+@given(st.integers(1, 30), st.integers(1, 10), st.integers(0, 99), st.booleans(), st.booleans())
+def test_selection_agrees_with_the_slow_twin(
+    n: int, capacity: int, seed: int, copies: bool, floating: bool
+) -> None:
+    space = whole_numbers(n + 1, gaps.STRIDE, seed)
     if copies:
         space = np.round(space / 100) * 100
-    gaps = ((space[:-1] - space[-1]) ** 2).sum(axis=1)
-    order = np.argsort(gaps, kind="stable").astype(np.int32)
+    rows = space if floating else space.astype(np.int16)
+    distances = ((space[:-1] - space[-1]) ** 2).sum(axis=1).astype(np.float32 if floating else np.int32)
+    order = np.argsort(distances, kind="stable").astype(np.int32)
     out = np.empty(capacity, np.int32)
-    m = select_neighbors(space, order, gaps[order], n, capacity, out)
-    expected = naive.select_neighbors(space, order.tolist(), gaps[order].tolist(), capacity)
+    m = select_neighbors(rows, order, distances[order], n, capacity, out)
+    expected = naive.select_neighbors(space, order.tolist(), distances[order].tolist(), capacity)
     assert out[:m].tolist() == expected
 
 
