@@ -23,7 +23,7 @@ from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
 from vstore.progress import progress_of
 from vstore.query import read
-from vstore.query.request import check_k, search_request
+from vstore.query.request import CompiledFilters, SearchRequest, check_k, search_request
 from vstore.query.search import Engine, explain, hits_of, keys_of, rank, score_of
 from vstore.rerank.stage import apply, as_stages, depth_of
 from vstore.settings import Settings
@@ -61,6 +61,7 @@ class Collection:
         self._writer: Writer[Shard] | None = None
         self._closed = False
         self._loaded = load_view(parts.catalog, name, parts.settings, open_shard=parts.open_shard)
+        self._filters = CompiledFilters(self._loaded.schema)
 
     @property
     def name(self) -> str:
@@ -223,7 +224,7 @@ class Collection:
             StorageError, FormatError: the store failed, or its bytes did not hold.
         """
         stages = as_stages(rerank, rerank_depth)
-        request = search_request(query, depth_of(stages, check_k(k)), filter, recall, ef, self.schema)
+        request = self._request(query, depth_of(stages, check_k(k)), filter, recall, ef)
         ranked = rank(self._view(), request, self._engine)
         hits = hits_of(ranked, self._engine, self.schema.metric)
         if stages:
@@ -251,8 +252,7 @@ class Collection:
         """
         view, schema = self._view(), self.schema
         matrix = as_vectors(queries, dim=schema.dim, metric=schema.metric, what="query")
-        compiled = compile_filter(filter, schema)
-        requests = [search_request(row, k, compiled, recall, ef, schema) for row in matrix]
+        requests = [self._request(row, k, filter, recall, ef) for row in matrix]
 
         def answer(position: int) -> tuple[list[Key], Any, Receipt]:
             ranked = rank(view, requests[position], self._engine)
@@ -286,7 +286,7 @@ class Collection:
         ef: int | None = None,
     ) -> Receipt:
         """Return the plan of a search without running it; what planning read is in the counters."""
-        request = search_request(query, k, filter, recall, ef, self.schema)
+        request = self._request(query, k, filter, recall, ef)
         return explain(self._view(), request, self._engine)
 
     def warm(self, progress: Progress = True) -> int:
@@ -299,6 +299,9 @@ class Collection:
             The number of bytes read.
         """
         return read.warm(self._view(), self._engine, progress)
+
+    def _request(self, query: Any, k: Any, filter: FilterLike, recall: Any, ef: Any) -> SearchRequest:
+        return search_request(query, k, filter, recall, ef, self.schema, self._filters)
 
     # The handle.
 

@@ -150,8 +150,53 @@ def test_all_lists_and_codes_move_into_one_array_each():
 def test_what_does_not_fit_twice_stays_in_blocks():
     cache = whole_cache(2 * WHOLE_BYTES - 1)
     assert cache.tables("s", make_tables).resident
-    assert not cache.use([BlockKey("s", LISTS, -1)])
-    assert cache.use([BlockKey("s", LISTS, 0), BlockKey("s", CODES, 4)])
+    assert cache.get_many([BlockKey("s", LISTS, -1), BlockKey("s", CODES, -1)]) == [None, None]
+    held = cache.get_many([BlockKey("s", LISTS, 0), BlockKey("s", CODES, 4)])
+    assert all(value is not None for value in held)
+
+
+def attach(cache: BlockCache, value: object) -> None:
+    tables, rows = cache.tables("s", make_tables), cache.row_tables("s", lambda: RowTables(4, 2))
+    cache.attach(value, [BlockKey("s", "upper", -1)], tables, rows)
+
+
+def test_what_is_attached_goes_with_the_first_block_of_the_shard():
+    cache = BlockCache(100)
+    value = object()
+    attach(cache, value)
+    assert cache.attached("s") is None, "its guide is not resident"
+    cache.admit([entry(-1, "upper"), vectors(0), entry(0, "column:a"), entry(1, "column:a", shard="other")])
+    attach(cache, value)
+    assert cache.attached("s") is value
+    cache.admit([vectors(1)])
+    assert cache.attached("s") is value, "what comes among the rows changes nothing"
+    cache.admit([entry(0, "column:b", size_bytes=2)])
+    assert cache.attached("s") is value
+    cache.admit([entry(1, CODES)])
+    assert cache.attached("s") is None, "the tables have changed"
+    attach(cache, value)
+    cache.drop_shard("s")
+    assert cache.attached("s") is None
+
+
+def test_what_is_attached_keeps_its_guides_in_use():
+    cache = BlockCache(30)
+    cache.admit([entry(-1, "upper"), entry(0, "column:a", shard="other")])
+    attach(cache, "it")
+    assert cache.attached("s") == "it"
+    cache.admit([entry(1, "column:a", shard="other"), entry(2, "column:a", shard="other")])
+    assert cache.attached("s") == "it"
+    cache.admit([entry(block, "column:a", shard="other") for block in range(3, 6)])
+    assert cache.attached("s") is None
+
+
+def test_attaching_to_tables_of_the_past_keeps_nothing():
+    cache = BlockCache(1000)
+    cache.admit([entry(-1, "upper")])
+    tables, rows = cache.tables("s", make_tables), cache.row_tables("s", lambda: RowTables(4, 2))
+    cache.admit([entry(0, LISTS)])
+    cache.attach("it", [BlockKey("s", "upper", -1)], tables, rows)
+    assert cache.attached("s") is None
 
 
 def test_a_whole_array_is_evicted_whole_and_who_reads_keeps_it():
@@ -170,7 +215,7 @@ def test_a_whole_array_is_evicted_whole_and_who_reads_keeps_it():
     assert stats.size_bytes <= limit_bytes
     assert stats.n_admitted - stats.n_evicted == stats.n_blocks
     cache.drop_shard("s")
-    assert cache.stats().n_blocks == 0 or not cache.use([BlockKey("s", CODES, -1)])
+    assert cache.get(BlockKey("s", CODES, -1)) is None
     assert not cache.tables("s", make_tables).has_codes(0)
 
 

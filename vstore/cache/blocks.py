@@ -48,6 +48,9 @@ class BlockKey(NamedTuple):
     block: int
 
 
+_NOTHING: Final[tuple[None, tuple[BlockKey, ...]]] = (None, ())
+
+
 class Block(NamedTuple):
     """A decoded block and what it weighs in memory, in bytes."""
 
@@ -84,6 +87,7 @@ class BlockCache:
         self._rows_bytes = 0
         self._tables: dict[str, BlockTables] = {}
         self._row_tables: dict[str, RowTables] = {}
+        self._attached: dict[str, tuple[Any, tuple[BlockKey, ...]]] = {}
         self._n_blocks = 0
         self._size_bytes = 0
         self._n_admitted = 0
@@ -121,15 +125,28 @@ class BlockCache:
                     self._row_tables[shard_id] = published
         return published
 
-    def use(self, keys: Sequence[BlockKey]) -> bool:
-        """Mark blocks used that guide a search; return whether all of them are resident."""
-        guides = self._guides
+    def attach(self, value: Any, keys: Sequence[BlockKey], tables: BlockTables, rows: RowTables) -> None:
+        """Keep what was derived from resident blocks of a shard for as long as they stay resident.
+
+        Args:
+            value: what `attached` returns from now on, unless something of the shard went in between.
+            keys: the guides that it was made of beside lists and codes, at least one.
+            tables: the published ones that it refers to.
+            rows: the published ones that it refers to.
+        """
+        shard_id = keys[0].shard_id
         with self._lock:
+            current = self._tables.get(shard_id) is tables and self._row_tables.get(shard_id) is rows
+            if current and all(key in self._guides for key in keys):
+                self._attached[shard_id] = (value, tuple(keys))
+
+    def attached(self, shard_id: str) -> Any | None:
+        """Return what was attached to a shard, its guides marked used; None where any block of it went."""
+        with self._lock:
+            value, keys = self._attached.get(shard_id, _NOTHING)
             for key in keys:
-                if key not in guides:
-                    return False
-                guides.move_to_end(key)
-        return True
+                self._guides.move_to_end(key)
+        return value
 
     def use_rows(self, keys: Sequence[BlockKey]) -> None:
         """Mark blocks of rows used, those that are resident."""
@@ -183,9 +200,11 @@ class BlockCache:
                 before = self._n_blocks
                 self._weigh(victim, -1)
                 self._n_evicted += before - self._n_blocks
+                self._attached.pop(key.shard_id, None)
                 self._publish_later(changed, rows, key, None)
             for shard_id, tables in changed.items():
                 self._make_whole(shard_id, tables)
+                self._attached.pop(shard_id, None)
             self._tables.update(changed)
             self._row_tables.update(rows)
 
@@ -197,6 +216,7 @@ class BlockCache:
                     self._weigh(queue.pop(key), -1)
             self._tables.pop(shard_id, None)
             self._row_tables.pop(shard_id, None)
+            self._attached.pop(shard_id, None)
 
     def stats(self) -> CacheStats:
         """Return what the cache holds and has done."""

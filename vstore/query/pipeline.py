@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from vstore.query.planner import Plan, choose
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline
 from vstore.shard import sections
+from vstore.shard.head import ShardHead
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.traverse import TRAVERSALS, Found, Walk, WalkParams
@@ -83,28 +84,36 @@ def plan_shard(
 ) -> Generator[Sequence[BlockKey], None, tuple[Plan, Bitmap | None]]:
     """Return the plan for a shard whose matching rows are known exactly, and those rows."""
     passing = yield from passing_rows(session, live, request.filter, known)
-    n_matching = session.n if passing is None else bitmap.popcount(passing)
-    correlation = None
-    if passing is not None and n_matching > 0:
-        correlation = _correlation(session, request.query, passing, n_matching)
-    plan = choose(
-        n_rows=session.n,
-        n_matching=n_matching,
+    plan = plan_for(session.head, request, passing)
+    correlation = correlation_of(session.head, request.query, passing, plan.n_matching)
+    return replace(plan, correlation=correlation), passing
+
+
+def plan_for(head: ShardHead, request: SearchRequest, passing: Bitmap | None) -> Plan:
+    """Return the plan for a shard, without the correlation.
+
+    It depends on the shard, the filter, k, recall and ef, and never on the query: resident searches
+    remember it for all of them.
+    """
+    return choose(
+        n_rows=head.n,
+        n_matching=head.n if passing is None else bitmap.popcount(passing),
         filtered=passing is not None,
         k=request.k,
         recall=request.recall,
         ef=request.ef,
-        correlation=correlation,
     )
-    return plan, passing
 
 
-def _correlation(session: ShardSession, query: Float32s, passing: Bitmap, n_matching: int) -> float:
-    offsets = session.cluster_offsets
-    near = nearest_clusters(query, session.centroids, session.metric)[:NEAR_CLUSTERS]
+def correlation_of(head: ShardHead, query: Float32s, passing: Bitmap | None, n_matching: int) -> float | None:
+    """Return the share of passing rows near the query over their share overall; None without a filter."""
+    if passing is None or n_matching == 0:
+        return None
+    offsets = head.cluster_offsets
+    near = nearest_clusters(query, head.centroids, head.metric)[:NEAR_CLUSTERS]
     rows = int((offsets[near + 1] - offsets[near]).sum())
     matching = int(bitmap.range_counts(passing, offsets)[near].sum())
-    return (matching / rows) / (n_matching / session.n) if rows else 1.0
+    return (matching / rows) / (n_matching / head.n) if rows else 1.0
 
 
 def search_shard(

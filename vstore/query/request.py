@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from vstore.errors import InvalidSetting
-from vstore.filters import Filter, compile_filter
+from vstore.filters import Expression, Filter, FilterLike, ast, compile_filter
+from vstore.filters.parse import parse_filter
 from vstore.ingest.inputs import as_query
 from vstore.types import Float32s, Schema
+
+REMEMBERED_FILTERS: Final = 256
+SURELY_POSITIVE: Final = 1e-30
+"""A sum of squares above this did not come from rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +34,67 @@ class SearchRequest:
     ef: int | None
 
 
+class CompiledFilters:
+    """Filters as they were compiled against one schema, the least recently used out first. Thread-safe.
+
+    Equal filters give the same `Filter` object. Values of different types are different filters, even where
+    Python calls them equal: `F.a == True` is an error where `F.a == 1` is none.
+
+    Args:
+        schema: what the filters are typed against.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Any, Filter] = OrderedDict()
+
+    def get(self, filter: FilterLike) -> Filter | None:
+        """Return the filter, compiled; None for None.
+
+        Raises: as `compile_filter`.
+        """
+        if filter is None:
+            return None
+        if isinstance(filter, Mapping):
+            filter = Expression(parse_filter(filter))
+        try:
+            key = _filter_key(filter.tree)
+            with self._lock:
+                known = self._known.get(key)
+                if known is not None:
+                    self._known.move_to_end(key)
+                    return known
+        except (AttributeError, RecursionError, TypeError):
+            # No filter, too deep, or a value without a hash: compiling says what is wrong, if anything is.
+            return compile_filter(filter, self._schema)
+        compiled = compile_filter(filter, self._schema)
+        assert compiled is not None
+        with self._lock:
+            compiled = self._known.setdefault(key, compiled)
+            while len(self._known) > REMEMBERED_FILTERS:
+                self._known.popitem(last=False)
+        return compiled
+
+
+def _filter_key(node: ast.Node) -> Any:
+    if isinstance(node, ast.Condition):
+        value = node.value
+        kind = tuple(map(type, value)) if type(value) is tuple else type(value)
+        return node.field, node.op, kind, value
+    if isinstance(node, ast.Not):
+        return ast.Not, _filter_key(node.part)
+    return type(node), *[_filter_key(part) for part in node.parts]
+
+
 def check_k(k: Any, name: str = "k") -> int:
     """Return k as an int.
 
     Raises:
         InvalidSetting: it is no whole number of 1 or more.
     """
+    if type(k) is int and k > 0:
+        return k
     if isinstance(k, bool) or not isinstance(k, numbers.Integral) or k < 1:
         raise InvalidSetting(f"{name} is {k!r}; it must be a whole number of 1 or more")
     return int(k)
@@ -42,6 +106,8 @@ def check_recall(recall: Any) -> float:
     Raises:
         InvalidSetting: it is no number in (0, 1].
     """
+    if type(recall) is float and 0 < recall <= 1:
+        return recall
     if isinstance(recall, bool) or not isinstance(recall, (int, float, np.floating)) or not 0 < recall <= 1:
         raise InvalidSetting(
             f"recall is {recall!r}; it must be above 0 and at most 1 "
@@ -50,7 +116,23 @@ def check_recall(recall: Any) -> float:
     return float(recall)
 
 
-def search_request(query: Any, k: Any, filter: Any, recall: Any, ef: Any, schema: Schema) -> SearchRequest:
+def check_query(query: Any, schema: Schema) -> Float32s:
+    """Return a query as float32[dim], an array of its own or the caller's.
+
+    Raises:
+        DimensionMismatch, InvalidVector: as `as_query`.
+    """
+    if type(query) is np.ndarray and query.dtype == np.float32 and query.shape == (schema.dim,):
+        # It is finite only where every component is; what it leaves open is looked at closely.
+        square = float(query.dot(query))
+        if math.isfinite(square) and (square > SURELY_POSITIVE or schema.metric != "cosine"):
+            return np.ascontiguousarray(query)
+    return as_query(query, dim=schema.dim, metric=schema.metric)
+
+
+def search_request(
+    query: Any, k: Any, filter: FilterLike, recall: Any, ef: Any, schema: Schema, filters: CompiledFilters
+) -> SearchRequest:
     """Check everything that a search was given.
 
     Raises:
@@ -59,9 +141,9 @@ def search_request(query: Any, k: Any, filter: Any, recall: Any, ef: Any, schema
         FilterError, UnknownField, FieldTypeError: the filter.
     """
     return SearchRequest(
-        query=as_query(query, dim=schema.dim, metric=schema.metric),
+        query=check_query(query, schema),
         k=check_k(k),
-        filter=compile_filter(filter, schema),
+        filter=filters.get(filter),
         recall=check_recall(recall),
         ef=None if ef is None else check_k(ef, "ef"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from vstore.ingest.view import CollectionView
 from vstore.query.memtable import MemtableAnswer, chunk_key, chunk_row, search_memtable
 from vstore.query.passing import PassingRows
 from vstore.query.pipeline import ShardAnswer, plan_shard, search_shard
+from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline, Rounds
 from vstore.settings import Prices
 from vstore.shard import sections
+from vstore.shard.fetch import ReadMeter
 from vstore.shard.payload import PayloadRow, unpack_attributes
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
@@ -88,7 +90,7 @@ def rank(view: CollectionView[Shard], request: SearchRequest, engine: Engine) ->
     )
     distances = np.concatenate([answer.distances for answer in answers] + [memtable.distances])
     order = np.argsort(distances, kind="stable")[: request.k]
-    receipt = _receipt(view, request, answers, memtable)
+    receipt = _receipt(view, answers, memtable)
     if view.memtable.n_live:
         receipt.timings_ms["memtable"] = memtable_ms
     return Ranked(parts[order], rows[order], distances[order], answers, memtable, rounds, receipt)
@@ -100,7 +102,7 @@ def hits_of(ranked: Ranked, engine: Engine, metric: Metric) -> list[Hit]:
     by_shard = {int(part): ranked.rows[ranked.parts == part] for part in np.unique(ranked.parts) if part >= 0}
     ranked.rounds.run(
         [
-            (ranked.shards[part].session, _payload(ranked.shards[part].session, rows))
+            (ranked.shards[part].session, payload_round(ranked.shards[part].session, rows))
             for part, rows in by_shard.items()
         ]
     )
@@ -161,7 +163,7 @@ def explain(view: CollectionView[Shard], request: SearchRequest, engine: Engine)
         for session, (plan, _) in zip(sessions, plans, strict=True)
     ]
     memtable = search_memtable(view.memtable, request, view.schema.metric)
-    receipt = _receipt(view, request, answers, memtable)
+    receipt = _receipt(view, answers, memtable)
     receipt.n_distances = 0
     nothing = np.empty(0, np.int64)
     settle(Ranked(nothing, nothing, empty, answers, memtable, rounds, receipt), engine)
@@ -170,50 +172,91 @@ def explain(view: CollectionView[Shard], request: SearchRequest, engine: Engine)
 
 def settle(ranked: Ranked, engine: Engine) -> None:
     """Write what the rounds cost into the receipt: after the last of them."""
-    receipt, meter = ranked.receipt, ranked.rounds.meter
+    n_cache_hits = sum(answer.session.n_cache_hits for answer in ranked.shards)
+    write_reads(ranked.receipt, ranked.rounds.meter, n_cache_hits, engine.prices)
+
+
+def write_reads(receipt: Receipt, meter: ReadMeter, n_cache_hits: int, prices: Prices) -> None:
+    """Write what was read, and what was not, into a receipt."""
     receipt.n_round_trips = meter.n_round_trips
     receipt.n_requests = meter.n_requests
     receipt.bytes_fetched = meter.bytes_fetched
     receipt.n_cache_misses = meter.n_blocks
     receipt.n_disk_hits = meter.n_disk_hits
-    receipt.n_cache_hits = sum(answer.session.n_cache_hits for answer in ranked.shards)
+    receipt.n_cache_hits = n_cache_hits
     receipt.estimated_cost_usd = (
-        meter.n_requests * engine.prices.get_usd
-        + meter.bytes_fetched / (1 << 30) * engine.prices.gibibyte_out_usd
+        meter.n_requests * prices.get_usd + meter.bytes_fetched / (1 << 30) * prices.gibibyte_out_usd
     )
     if meter.read_ms:
         receipt.timings_ms["read"] = meter.read_ms
 
 
-def _receipt(
-    view: CollectionView[Shard],
-    request: SearchRequest,
-    answers: Sequence[ShardAnswer],
-    memtable: MemtableAnswer,
+class Work(NamedTuple):
+    """What finding one shard's candidates took."""
+
+    n_distances: int
+    n_hops: int
+    n_filter_checks: int
+    n_rescored: int
+
+
+def receipt_of(
+    *,
+    n_live: int,
+    n_memtable: int,
+    n_memtable_matching: int,
+    plans: Sequence[tuple[str, Plan]],
+    work: Sequence[Work],
 ) -> Receipt:
-    receipt = Receipt(n_rows=view.n_live)
-    receipt.plans = [{"shard": answer.session.shard.shard_id, **answer.plan.as_dict()} for answer in answers]
-    if view.memtable.n_live:
+    """Return the receipt of an answer before its reads and timings are written into it.
+
+    Args:
+        n_live: rows of the collection.
+        n_memtable: of them, those in the memtable.
+        n_memtable_matching: of those, the ones that pass.
+        plans: id and plan of each shard.
+        work: of each shard.
+    """
+    receipt = Receipt(n_rows=n_live)
+    receipt.plans = [{"shard": shard_id, **plan.as_dict()} for shard_id, plan in plans]
+    if n_memtable:
         receipt.plans.append(
             {
                 "shard": "memtable",
                 "traversal": "exact",
-                "n_matching": memtable.n_matching,
-                "reason": f"{view.memtable.n_live} rows not yet flushed are scored exactly",
+                "n_matching": n_memtable_matching,
+                "reason": f"{n_memtable} rows not yet flushed are scored exactly",
             }
         )
     receipt.plan = _summary(receipt.plans)
-    receipt.n_matching = memtable.n_matching + sum(answer.plan.n_matching for answer in answers)
-    receipt.selectivity = receipt.n_matching / view.n_live if view.n_live else 0.0
-    known = [a.plan for a in answers if a.plan.correlation is not None]
+    receipt.n_matching = n_memtable_matching + sum(plan.n_matching for _, plan in plans)
+    receipt.selectivity = receipt.n_matching / n_live if n_live else 0.0
+    known = [plan for _, plan in plans if plan.correlation is not None]
     if known:
         weights = [max(plan.n_matching, 1) for plan in known]
         receipt.correlation = float(np.average([plan.correlation for plan in known], weights=weights))
-    receipt.ef = max((answer.plan.ef for answer in answers), default=0)
-    receipt.n_distances = memtable.n_matching + sum(answer.found.n_distances for answer in answers)
-    receipt.n_hops = sum(answer.found.n_hops for answer in answers)
-    receipt.n_filter_checks = sum(answer.found.n_filter_checks for answer in answers)
-    receipt.n_rescored = sum(answer.n_rescored for answer in answers)
+    receipt.ef = max((plan.ef for _, plan in plans), default=0)
+    receipt.n_distances = n_memtable_matching + sum(part.n_distances for part in work)
+    receipt.n_hops = sum(part.n_hops for part in work)
+    receipt.n_filter_checks = sum(part.n_filter_checks for part in work)
+    receipt.n_rescored = sum(part.n_rescored for part in work)
+    return receipt
+
+
+def _receipt(
+    view: CollectionView[Shard],
+    answers: Sequence[ShardAnswer],
+    memtable: MemtableAnswer,
+) -> Receipt:
+    receipt = receipt_of(
+        n_live=view.n_live,
+        n_memtable=view.memtable.n_live,
+        n_memtable_matching=memtable.n_matching,
+        plans=[(answer.session.shard.shard_id, answer.plan) for answer in answers],
+        work=[
+            Work(a.found.n_distances, a.found.n_hops, a.found.n_filter_checks, a.n_rescored) for a in answers
+        ],
+    )
     for answer in answers:
         for stage, spent in answer.timings_ms.items():
             receipt.timings_ms[stage] = receipt.timings_ms.get(stage, 0.0) + spent
@@ -230,7 +273,9 @@ def _summary(plans: Sequence[dict[str, Any]]) -> str:
     return " + ".join(f"{name} on {n} parts" if n > 1 else name for name, n in counts.items())
 
 
-def _payload(session: ShardSession, rows: Any) -> Pipeline[None]:
+def payload_round(session: ShardSession, rows: Any) -> Pipeline[None]:
+    """Make the payload of rows (integers[m]) resident in a session."""
+    yield [session.key(sections.HEAD)]
     yield session.keys(sections.PAYLOAD, np.unique(rows // session.head.payload_block_rows))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vstore.cache import Block, BlockCache, BlockKey
+from vstore.cache import Block, BlockCache, BlockKey, RowTables
 from vstore.errors import FormatError
 from vstore.shard import sections
 from vstore.shard.head import ShardHead
@@ -167,6 +167,13 @@ class ShardSession:
         if self._tables is None:
             self._tables = self._cache.tables(self.shard.shard_id, self.head.empty_tables)
         return self._tables
+
+    @property
+    def row_tables(self) -> RowTables:
+        """Resident vectors and payload, as the cache publishes them."""
+        file = self.head.file
+        n_vectors, n_payload = file.n_blocks(sections.VECTORS), file.n_blocks(sections.PAYLOAD)
+        return self._cache.row_tables(self.shard.shard_id, lambda: RowTables(n_vectors, n_payload))
 
     def _own_tables(self) -> BlockTables:
         if not self._tables_are_own:
