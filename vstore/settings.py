@@ -49,6 +49,12 @@ class IndexSettings:
     shard_rows: int = 1_000_000
     """A flush or compaction that holds more rows writes several shards."""
     seed: int = 0
+    codes: Literal["auto", 1, 2, 4, 8] = 8
+    """Bits a component of the codes that guide searches; "auto" measures and takes the fewest that do."""
+    codes_recall: float = 0.98
+    """The recall@10, on rows held out of the graph, that "auto" wants of a width."""
+    calibrate: bool = True
+    """Measure while building which widths of search reach which recall; small shards need it not."""
 
     def __post_init__(self) -> None:
         require(2 <= self.M <= 64, f"M is {self.M}; it must be from 2 to 64, and 16 suits most data")
@@ -67,6 +73,16 @@ class IndexSettings:
         require(
             1_000 <= self.shard_rows <= 50_000_000,
             f"shard_rows is {self.shard_rows}; it must be from 1000 to 50000000",
+        )
+        require(
+            self.codes in ("auto", 1, 2, 4, 8) and not isinstance(self.codes, bool),
+            f"codes is {self.codes!r}; it must be 'auto' or a number of bits: 1, 2, 4 or 8",
+        )
+        require(
+            0 < self.codes_recall <= 1, f"codes_recall is {self.codes_recall}; it must be above 0, at most 1"
+        )
+        require(
+            isinstance(self.calibrate, bool), f"calibrate is {self.calibrate!r}; it must be True or False"
         )
 
 

@@ -22,6 +22,7 @@ METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
 FIELD_TYPES: tuple[FieldType, ...] = ("int", "float", "bool", "str", "datetime", "list[str]", "list[int]")
 
 Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 UInt8s = npt.NDArray[np.uint8]

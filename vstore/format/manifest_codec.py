@@ -13,6 +13,8 @@ from vstore.settings import IndexSettings
 from vstore.types import FIELD_TYPES, METRICS, Schema
 
 MAGIC: Final = b"VSTMANI\x01"
+_INDEX_TYPES: Final = {"codes": (int, str), "codes_recall": (int, float), "calibrate": (bool,)}
+"""The settings of an index that are not whole numbers."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -89,9 +91,9 @@ def _index(stored: dict[str, Any], where: str) -> IndexSettings:
     # Settings that a newer vstore added and this one may ignore.
     known = {part.name for part in dataclasses.fields(IndexSettings)}
     values = {name: value for name, value in stored.items() if name in known}
-    wrong = [name for name, value in values.items() if type(value) is not int]
+    wrong = [name for name, value in values.items() if type(value) not in _INDEX_TYPES.get(name, (int,))]
     if wrong:
-        raise CorruptData(f"{where}: index setting {wrong[0]} is {values[wrong[0]]!r}; it is a whole number")
+        raise CorruptData(f"{where}: index setting {wrong[0]} is {values[wrong[0]]!r}, of the wrong kind")
     try:
         return IndexSettings(**values)
     except InvalidSetting as error:

@@ -168,6 +168,10 @@ class ShardFile:
             raise CorruptData(f"{self._where}: the head has no section {name!r}")
         return self._inline[name]
 
+    def has_head_section(self, name: str) -> bool:
+        """Return whether a section came with the head."""
+        return name in self._inline
+
     def n_blocks(self, name: str) -> int:
         """Return the number of blocks of a section."""
         return self._find(name).n_blocks

@@ -1,19 +1,40 @@
 """Chooses a shard's traversal from what is known exactly before it starts.
 
 Known: how many rows pass (a popcount), how they lie relative to the query (passing counts of the
-clusters nearest to it), k and the recall asked for. The rules, in order; each plan says which it was:
+clusters nearest to it), k and the recall asked for. With recall = 1 every passing row's exact vector is
+scored.
+Else a calibrated shard takes the cheapest way whose measured recall suffices (`query.policy`), and one
+without a
+calibration goes by fixed rules, in order; each plan says which it was:
 
-1. recall = 1: scan of every passing row's exact vector. Exact by construction.
-2. No filter and nothing deleted: HNSW.
-3. Few enough rows pass that scoring all their codes costs less than a traversal: code scan.
-4. Nearly everything passes: HNSW that walks through failing rows and keeps passing ones.
-5. Else cluster-seeded ACORN.
+1. No filter and nothing deleted: HNSW.
+2. Few enough rows pass that scoring all their codes costs less than a traversal: code scan.
+3. Nearly everything passes: HNSW that walks through failing rows and keeps passing ones.
+4. Else cluster-seeded ACORN.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
+
+from vstore.query.policy import Policy, policy
+from vstore.shard.calibration.curves import Calibration, novel
+from vstore.shard.head import ShardHead
+from vstore.types import Bitmap, Bools, Float32s, Int32s, Int64s
+from vstore_kernels import bitmap
+from vstore_kernels.clusters import nearest_clusters
+
+NEAR_CLUSTERS: Final = 16
+"""How many of the query's nearest clusters the correlation of a filter is read from, at most."""
+NEAR_PASSING: Final = 64
+"""How many passing rows there settle it."""
+_MOST_MEASURED: Final = 0.9999
+_STEPS: Final = 2
+_NOTHING_NEAR: Final = -20
 
 SCAN_ROWS = 8_192
 """Up to this many passing rows under a filter, a code scan beats a traversal over failing rows."""
@@ -78,6 +99,8 @@ def choose(
     recall: float,
     ef: int | None,
     correlation: float | None = None,
+    calibration: Calibration | None = None,
+    novel: bool = False,
 ) -> Plan:
     """Return the plan for one shard.
 
@@ -89,7 +112,17 @@ def choose(
         recall: recall asked for, in (0, 1].
         ef: the caller's beam width, or None.
         correlation: passing share near the query over the passing share overall, if known.
+        calibration: what was measured of the shard, if it was.
+        novel: whether the query lies farther from the shard's clusters than its own rows do.
     """
+    if calibration is not None and (recall < 1.0 or ef is not None):
+        return _calibrated(
+            policy(calibration, k, min(recall, _MOST_MEASURED), ef, novel),
+            n_rows=n_rows,
+            n_matching=n_matching,
+            filtered=filtered,
+            correlation=correlation,
+        )
     width = width_for(recall, k, ef)
     n_seeds = next(seeds for reached, seeds in _SEEDS_BY_RECALL if recall <= reached)
     selectivity = n_matching / n_rows if n_rows else 0.0
@@ -117,3 +150,143 @@ def choose(
         n_matching=n_matching,
         reason=reason,
     )
+
+
+def _calibrated(
+    known: Policy, *, n_rows: int, n_matching: int, filtered: bool, correlation: float | None
+) -> Plan:
+    selectivity = n_matching / n_rows if n_rows else 0.0
+    way = known.filtered(n_matching, selectivity, correlation) if filtered else known.unfiltered(n_rows)
+    return Plan(
+        traversal=way.traversal,
+        ef=way.ef,
+        n_seeds=way.n_seeds,
+        n_candidates=min(n_matching, known.n_candidates),
+        selectivity=selectivity,
+        correlation=correlation,
+        n_matching=n_matching,
+        reason=way.reason,
+    )
+
+
+class ShardPlans:
+    """The plans of one shard for one filter, k, recall and ef, whatever the query. Thread-safe.
+
+    Args:
+        head: of the shard.
+        k: answers wanted.
+        recall: asked for, in (0, 1].
+        ef: the caller's beam width, or None.
+        passing: uint64 bitmap of the rows that are alive and pass, or None where all are; only read.
+    """
+
+    def __init__(
+        self, head: ShardHead, k: int, recall: float, ef: int | None, passing: Bitmap | None
+    ) -> None:
+        self._head, self._k, self._recall, self._ef = head, k, recall, ef
+        self._filtered = passing is not None
+        self.n_matching = head.n if passing is None else bitmap.popcount(passing)
+        self._counts: Int64s | None = None
+        self._sizes = np.diff(head.cluster_offsets)
+        if passing is not None and self.n_matching > 0:
+            self._counts = bitmap.range_counts(passing, head.cluster_offsets)
+        self._exact = head.calibration is None or (recall >= 1.0 and ef is None)
+        self._known: dict[tuple[int | None, bool], Plan] = {}
+        self.fixed: Plan | None = self._plan(None, False) if self._is_fixed() else None
+        """The plan of every query, where it cannot depend on the query; its correlation is None."""
+
+    def plan(self, query: Float32s) -> Plan:
+        """Return the plan for a query (float32[d], raw)."""
+        if self.fixed is not None:
+            return self.fixed
+        return self._plan(self._place(query), self._novel(query[None])[0])
+
+    def split(self, queries: Float32s) -> list[tuple[Plan, Int64s]]:
+        """Return each plan with the rows (int64[g], ascending) of `queries` (float32[m, d]) that it is
+        for."""
+        if self.fixed is not None:
+            return [(self.fixed, np.arange(len(queries)))]
+        novel = self._novel(queries)
+        groups: dict[int, tuple[Plan, list[int]]] = {}
+        for i, query in enumerate(queries):
+            plan = self._plan(self._place(query), bool(novel[i]))
+            groups.setdefault(id(plan), (plan, []))[1].append(i)
+        return [(plan, np.array(rows, np.int64)) for plan, rows in groups.values()]
+
+    def correlation(self, query: Float32s) -> float | None:
+        """Return how the filter lies around a query (float32[d], raw): see `correlation_of`; None without
+        one."""
+        if self._counts is None:
+            return None
+        head = self._head
+        order = nearest_clusters(query, head.centroids, head.metric)
+        return correlation_of(order, self._sizes, self._counts, self.n_matching, head.n)
+
+    def _is_fixed(self) -> bool:
+        if self._exact or self.n_matching == 0:
+            return True
+        if self._ef is not None and not self._filtered:
+            return True
+        if not self._filtered:
+            return self._plan(None, False) == self._plan(None, True)
+        known = policy(self._head.calibration, self._k, min(self._recall, _MOST_MEASURED), self._ef, False)
+        return known.always_scans(self.n_matching)
+
+    def _novel(self, queries: Float32s) -> Bools:
+        if self._exact:
+            return np.zeros(len(queries), np.bool_)
+        return novel(self._head.calibration, queries, self._head.centroids, self._head.metric)
+
+    def _place(self, query: Float32s) -> int | None:
+        """Return the correlation's place on a logarithmic scale, so that plans are few."""
+        correlation = self.correlation(query)
+        if correlation is None:
+            return None
+        return (
+            _NOTHING_NEAR if correlation <= 0 else max(round(_STEPS * math.log2(correlation)), _NOTHING_NEAR)
+        )
+
+    def _plan(self, place: int | None, novel: bool) -> Plan:
+        plan = self._known.get((place, novel))
+        if plan is None:
+            correlation = (
+                None if place is None else 0.0 if place == _NOTHING_NEAR else 2.0 ** (place / _STEPS)
+            )
+            plan = choose(
+                n_rows=self._head.n,
+                n_matching=self.n_matching,
+                filtered=self._filtered,
+                k=self._k,
+                recall=self._recall,
+                ef=self._ef,
+                correlation=correlation,
+                calibration=self._head.calibration,
+                novel=bool(novel),
+            )
+            self._known[place, novel] = plan
+        return plan
+
+
+def correlation_of(order: Int32s, sizes: Int64s, counts: Int64s, n_matching: int, n_rows: int) -> float:
+    """Return the passing share near a query over the passing share overall.
+
+    Near are the query's nearest clusters up to where NEAR_PASSING passing rows are met, at most
+    NEAR_CLUSTERS.
+
+    Args:
+        order: int32[K], cluster numbers, nearest to the query first.
+        sizes: int64[K], rows of each cluster.
+        counts: int64[K], passing rows of each.
+        n_matching: all passing rows, at least 1.
+        n_rows: all rows.
+    """
+    near = order[:NEAR_CLUSTERS]
+    passing = np.cumsum(counts[near])
+    at = min(int(np.searchsorted(passing, NEAR_PASSING)), len(near) - 1)
+    rows, met = int(sizes[near[: at + 1]].sum()), int(passing[at])
+    if met > NEAR_PASSING:
+        # Of the last cluster only the part that holds the rows still wanted counts.
+        own, before = int(counts[near[at]]), met - int(counts[near[at]])
+        rows -= int(sizes[near[at]] * (1 - (NEAR_PASSING - before) / own))
+        met = NEAR_PASSING
+    return (met / rows) / (n_matching / n_rows) if rows else 1.0

@@ -16,11 +16,15 @@ from vstore.format.rows_codec import encode_keys, hash_keys
 from vstore.format.shard_file import ShardFileWriter
 from vstore.settings import IndexSettings
 from vstore.shard import sections
+from vstore.shard.calibration import Calibration, n_held_out
+from vstore.shard.calibration.codec import encode_calibration
+from vstore.shard.calibration.trial import CodeTrial
 from vstore.shard.head import encode_code_params, encode_meta
 from vstore.shard.payload import payload_block_rows, payload_blocks
 from vstore.shard.space import to_space
 from vstore.types import Int32s, Int64s, Schema, UInt8s
-from vstore_kernels import build, clusters, codes, lists
+from vstore_kernels import build, clusters, lists
+from vstore_kernels.codes import CodeParams
 
 Progress = Callable[[int, int], None]
 
@@ -62,30 +66,26 @@ class ShardBuilder:
             raise InvalidInput("a shard has at least one row")
         space = to_space(rows.vectors, schema.metric)
         order = clusters.cluster_order(space, index.cluster_rows, index.seed, self._n_threads)
-        space = np.ascontiguousarray(space[order.order])
-        graph = build.build_hnsw(space, index.M, index.ef_construction, index.seed, self._n_threads, progress)
-        del space
         rows = _reordered(rows, order.order)
-        params = codes.train_codes(rows.vectors, schema.metric, 8)
-        encoded = codes.encode(rows.vectors, params)
+        # Under l2 the space is the vectors: one copy of them serves.
+        space = rows.vectors if schema.metric == "l2" else np.ascontiguousarray(space[order.order])
+        trial = CodeTrial(rows.vectors, space, schema.metric, order, index, self._n_threads)
+        graph = build.build_hnsw(
+            space,
+            index.M,
+            index.ef_construction,
+            index.seed,
+            self._n_threads,
+            progress,
+            n_held_out=n_held_out(rows.n) if trial.wanted else 0,
+            on_prefix=trial.measure,
+        )
+        del space
+        params, encoded = trial.codes()
         fields = tuple(schema.fields.items())
         payload_rows = payload_block_rows(rows)
         writer = ShardFileWriter()
-        writer.add_to_head(
-            sections.META,
-            encode_meta(
-                n=rows.n,
-                dim=schema.dim,
-                metric=schema.metric,
-                M0=2 * index.M,
-                block_rows=index.block_rows,
-                payload_block_rows=payload_rows,
-                fields=fields,
-            ),
-        )
-        writer.add_to_head(sections.CENTROIDS, order.centroids.astype("<f4").tobytes())
-        writer.add_to_head(sections.CLUSTERS, order.offsets.astype("<i8").tobytes())
-        writer.add_to_head(sections.CODE_PARAMS, encode_code_params(params))
+        _add_head(writer, schema, index, rows.n, payload_rows, order, params, trial.calibration)
         for name, _ in fields:
             writer.add(sections.column_section(name), [encode_column(rows.columns[name])])
         writer.add(sections.UPPER, [_upper(graph, encoded)])
@@ -101,6 +101,35 @@ class ShardBuilder:
         writer.add(sections.KEY_INDEX, [_key_index(rows)], compress=False)
         data, head, extents = writer.finish()
         return ShardEntry(shard_id, key, len(data), rows.n, head, extents), data
+
+
+def _add_head(
+    writer: ShardFileWriter,
+    schema: Schema,
+    index: IndexSettings,
+    n: int,
+    payload_rows: int,
+    order: clusters.ClusterOrder,
+    params: CodeParams,
+    calibration: Calibration | None,
+) -> None:
+    writer.add_to_head(
+        sections.META,
+        encode_meta(
+            n=n,
+            dim=schema.dim,
+            metric=schema.metric,
+            M0=2 * index.M,
+            block_rows=index.block_rows,
+            payload_block_rows=payload_rows,
+            fields=tuple(schema.fields.items()),
+        ),
+    )
+    writer.add_to_head(sections.CENTROIDS, order.centroids.astype("<f4").tobytes())
+    writer.add_to_head(sections.CLUSTERS, order.offsets.astype("<i8").tobytes())
+    writer.add_to_head(sections.CODE_PARAMS, encode_code_params(params))
+    if calibration is not None:
+        writer.add_to_head(sections.CALIBRATION, encode_calibration(calibration))
 
 
 def _reordered(rows: RowBatch, order: Int64s) -> RowBatch:

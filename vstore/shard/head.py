@@ -11,6 +11,8 @@ from vstore.errors import CorruptData
 from vstore.format.frame import decoding, natural, unpack
 from vstore.format.shard_file import ShardFile
 from vstore.shard import sections
+from vstore.shard.calibration.codec import decode_calibration
+from vstore.shard.calibration.curves import Calibration
 from vstore.types import FieldType, Float32s, Int64s, Metric
 from vstore_kernels.codes import CodeParams
 from vstore_kernels.search import BlockTables
@@ -37,6 +39,8 @@ class ShardHead:
     centroids: Float32s
     cluster_offsets: Int64s
     size_bytes: int
+    calibration: Calibration | None = None
+    """What was measured when the shard was built; None in shards without it."""
 
     def empty_tables(self) -> BlockTables:
         """Return block tables of this shard's shape with nothing resident."""
@@ -101,6 +105,11 @@ def decode_head(data: bytes, where: str, start: int | None = None) -> ShardHead:
             centroids=np.ascontiguousarray(centroids.reshape(len(offsets) - 1, -1), dtype=np.float32),
             cluster_offsets=np.ascontiguousarray(offsets, dtype=np.int64),
             size_bytes=len(data),
+            calibration=(
+                decode_calibration(file.head_section(sections.CALIBRATION), where)
+                if file.has_head_section(sections.CALIBRATION)
+                else None
+            ),
         )
     _check(head, where)
     return head

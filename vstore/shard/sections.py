@@ -27,6 +27,8 @@ META: Final = "meta"
 CENTROIDS: Final = "centroids"
 CLUSTERS: Final = "clusters"
 CODE_PARAMS: Final = "code_params"
+CALIBRATION: Final = "calibration"
+"""Absent in shards that were not calibrated."""
 
 
 def column_section(field: str) -> str:

@@ -1,0 +1,193 @@
+"""What a shard's calibration says about one k and one wanted recall: the cheapest sufficient way to search.
+
+Every way has a predicted cost from counts measured at build time, and a width at which the measured recall,
+lowered
+by its standard error, suffices. A way whose measurements do not reach the recall is no choice; the scan of
+all
+passing rows by codes always is one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from vstore.shard.calibration import costs
+from vstore.shard.calibration.curves import KS, OVERSAMPLING, Calibration, Curve
+from vstore.shard.calibration.measure import seeds_for
+
+CERTAINLY_MIXED: Final = 1 / 3
+"""From this correlation on, a filter behaves near the query as one that passes rows at random."""
+CERTAINLY_FAR: Final = 0.1
+"""Below this correlation a filter's rows lie away from the query; between the two, the worse is assumed."""
+LEAST_NEAR: Final = 0.02
+"""A walk through failing rows must meet at least this share of passing ones near the query."""
+_LOSS_SHARE: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to search, with what it is predicted to take."""
+
+    traversal: str
+    ef: int
+    n_seeds: int
+    cost_ns: float
+    reason: str
+
+
+class Policy:
+    """The ways of one calibration for one k and recall.
+
+    Args:
+        calibration: of the shard.
+        k: answers wanted.
+        recall: wanted, below 1.
+        ef: the caller's beam width, which overrides recall.
+        novel: the query is unlike the shard's rows.
+    """
+
+    def __init__(self, calibration: Calibration, k: int, recall: float, ef: int | None, novel: bool) -> None:
+        self._row_bytes = calibration.row_bytes
+        self._seeding_ns = costs.seeding_ns(calibration.centroid_bytes)
+        self._k, self._given, self._calibration = k, ef, calibration
+        self.n_candidates, lost = _candidates(calibration, k, recall)
+        """How many candidates are re-scored exactly."""
+        self._wanted = recall + lost
+        (own,) = calibration.of("hnsw")
+        strange = calibration.of("strange")
+        self._curve = strange[0] if novel and strange else own
+        width = self._curve.width(self._wanted, k)
+        self._reached = width is not None or ef is not None
+        self._ef = self._width(float(self._curve.ef[-1]) if width is None else width)
+        self._walk_ns = self._curve.cost_ns(self._ef, self._row_bytes)
+        usual = own.width(self._wanted, k)
+        self._stretch = max(1.0, self._ef / usual) if novel and usual is not None and ef is None else 1.0
+        kind = "out-of-distribution" if self._curve.walk == "strange" else "unfiltered"
+        self._source = (
+            f"ef={ef} was asked for"
+            if ef is not None
+            else f"recall {recall:g}: ef {self._ef} by the {kind} curve "
+            f"({calibration.n_queries} held-out queries)"
+        )
+        self._none = self._widths(calibration.of("none"))
+        self._far = [self._widths(calibration.of("far")), self._widths(calibration.of("islands"))]
+
+    def _width(self, width: float) -> int:
+        return max(self._k, self.n_candidates, math.ceil(width if self._given is None else self._given))
+
+    def _widths(self, curves: tuple[Curve, ...]) -> list[tuple[float, int | None, float]]:
+        """Return (share, beam width or None where the recall was not reached, cost) of each curve."""
+        out: list[tuple[float, int | None, float]] = []
+        for curve in curves:
+            least = curve.width(self._wanted, self._k)
+            if least is None and self._given is None:
+                out.append((curve.share, None, math.inf))
+                continue
+            ef = self._width((least or 0.0) * self._stretch)
+            out.append((curve.share, ef, curve.cost_ns(ef, self._row_bytes) + self._seeding_ns))
+        return out
+
+    def unfiltered(self, n_rows: int) -> Way:
+        """Return the way to search all rows of a shard of `n_rows`."""
+        scan_ns = costs.scan_ns(n_rows, self._row_bytes)
+        patience = 1.0 if self._reached else 2.0
+        if scan_ns <= patience * self._walk_ns:
+            return self._scan(n_rows, scan_ns, f"hnsw {_us(self._walk_ns)}")
+        unreached = "" if self._reached else "; the widest measured, which falls short of it"
+        return Way("hnsw", self._ef, 1, self._walk_ns, self._source + unreached)
+
+    def filtered(self, n_matching: int, selectivity: float, correlation: float | None) -> Way:
+        """Return the way to search the `n_matching` rows that pass.
+
+        Args:
+            n_matching: passing rows.
+            selectivity: their share.
+            correlation: the passing share near the query over that overall; None is taken as 1.
+        """
+        mixed = 1.0 if correlation is None else correlation
+        near = min(mixed * selectivity, 1.0)
+        scan_ns = costs.scan_ns(n_matching, self._row_bytes)
+        result_ns = self._result_filter_ns(near)
+        ef, acorn_ns = self._acorn(near, selectivity, mixed)
+        if scan_ns <= min(result_ns, acorn_ns):
+            others = f"result filter {_us(result_ns)}, acorn {_us(acorn_ns)}"
+            return self._scan(n_matching, scan_ns, others)
+        if result_ns <= acorn_ns:
+            reason = f"{self._source}; {near:.1%} match near the query: {_us(result_ns)}, scan {_us(scan_ns)}"
+            return Way("result_filter", self._ef, 1, result_ns, reason)
+        assert ef is not None
+        reason = (
+            f"{self._source_of(ef)}; {_us(acorn_ns)}, scan {_us(scan_ns)}, result filter {_us(result_ns)}"
+        )
+        return Way("cluster_acorn", ef, seeds_for(ef), acorn_ns, reason)
+
+    def always_scans(self, n_matching: int) -> bool:
+        """Return whether `n_matching` passing rows are scanned whatever the query."""
+        return costs.scan_ns(n_matching, self._row_bytes) <= min(self._walk_ns, *self._acorn_ns())
+
+    def _acorn_ns(self) -> list[float]:
+        return [math.inf, *(cost for widths in (self._none, *self._far) for _, _, cost in widths)]
+
+    def _scan(self, n: int, scan_ns: float, others: str) -> Way:
+        reason = f"scan of {n} matching rows is cheapest: {_us(scan_ns)}; {others}"
+        return Way("scan", max(self._k, self.n_candidates), 1, scan_ns, reason)
+
+    def _source_of(self, ef: int) -> str:
+        if self._given is not None:
+            return self._source
+        return f"ef {ef} by the curves of filters like this ({self._calibration.n_queries} held-out queries)"
+
+    def _result_filter_ns(self, near: float) -> float:
+        if near < LEAST_NEAR:
+            return math.inf
+        return costs.RESULT_FILTER * self._curve.cost_ns(self._ef / near, self._row_bytes)
+
+    def _acorn(self, near: float, selectivity: float, correlation: float) -> tuple[int | None, float]:
+        found: list[tuple[int | None, float]] = []
+        if correlation >= CERTAINLY_FAR:
+            found.append(_between(self._none, near, self._ef))
+        if correlation < CERTAINLY_MIXED:
+            found.extend(_between(widths, selectivity, self._ef) for widths in self._far)
+        if not found or any(ef is None for ef, _ in found):
+            return None, math.inf
+        return max(ef for ef, _ in found if ef is not None), max(cost for _, cost in found)
+
+
+def _between(
+    widths: list[tuple[float, int | None, float]], share: float, unfiltered: int
+) -> tuple[int | None, float]:
+    """Return the worse of the two measured shares around `share`: (beam width, cost)."""
+    if not widths or share < widths[0][0] / 2:
+        return None, math.inf
+    at = next((i for i, (measured, _, _) in enumerate(widths) if share <= measured), len(widths))
+    around = widths[max(at - 1, 0) : at + 1]
+    if any(ef is None for _, ef, _ in around):
+        return None, math.inf
+    ef = max(ef for _, ef, _ in around if ef is not None)
+    return (max(ef, unfiltered) if at == len(widths) else ef), max(cost for _, _, cost in around)
+
+
+def _candidates(calibration: Calibration, k: int, recall: float) -> tuple[int, float]:
+    """Return how many candidates to re-score for k, and the share of the true k that this loses."""
+    allowed = _LOSS_SHARE * (1 - recall)
+    above = next((i for i, measured in enumerate(KS) if k <= measured), len(KS) - 1)
+    below = above if KS[above] <= k else max(above - 1, 0)
+    lost = np.maximum(calibration.lost[above], calibration.lost[below])
+    enough = np.flatnonzero(lost <= allowed)
+    at = int(enough[0]) if len(enough) else len(OVERSAMPLING) - 1
+    return max(math.ceil(k * OVERSAMPLING[at]), k + 2), float(lost[at])
+
+
+def _us(cost_ns: float) -> str:
+    return "no choice" if math.isinf(cost_ns) else f"{cost_ns / 1000:.0f} us"
+
+
+@lru_cache(maxsize=1024)
+def policy(calibration: Calibration, k: int, recall: float, ef: int | None, novel: bool) -> Policy:
+    """Return the policy of a calibration; kept, since queries of one kind come in numbers."""
+    return Policy(calibration, k, recall, ef, novel)

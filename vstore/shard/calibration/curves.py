@@ -1,0 +1,146 @@
+"""Measured curves of recall and cost against search width, and the widths that a wanted recall reads from
+them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from vstore.shard.calibration import costs
+from vstore.types import Bools, Float32s, Int32s, Metric
+from vstore_kernels import gate
+
+KS: Final = (1, 10, 50, 100)
+"""Recall is measured for these k; between them widths are interpolated, above them they grow with k."""
+OVERSAMPLING: Final = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+"""Candidates re-scored for one answer, for which the loss is measured."""
+COARSE_CENTROIDS: Final = 128
+"""A query is compared with at most this many centroids to tell whether it is like the shard's rows."""
+
+Walk = Literal["hnsw", "strange", "none", "far", "islands"]
+WALKS: Final[tuple[Walk, ...]] = ("hnsw", "strange", "none", "far", "islands")
+"""What a curve was measured on: unfiltered queries like the rows; unfiltered ones unlike them; ACORN under
+filters that
+pass rows at random; far from the query; in clusters that are not the query's own."""
+
+
+SHARES: Final[dict[Walk, tuple[float, ...]]] = {
+    "none": (0.2, 0.05, 0.01),
+    "far": (0.5, 0.2, 0.05, 0.01),
+    "islands": (0.5, 0.2, 0.05, 0.01),
+}
+"""The shares of rows that filters of each kind let pass."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """One traversal measured under one kind of filter at growing widths.
+
+    `ef` and `n_seeds` are int32[r], ascending; `recall` float32[r, len(KS)] is the lower bound of the share
+    of the
+    true k that the beam holds; `counts` float32[r, 4] the mean n_distances, n_hops, n_filter_checks, n_lists.
+    """
+
+    walk: Walk
+    share: float
+    """The share of all rows that the filter passed."""
+    ef: Int32s
+    n_seeds: Int32s
+    recall: Float32s
+    counts: Float32s
+
+    def width(self, recall: float, k: int) -> float | None:
+        """Return the beam width at which `recall` of the true k was found, or None where it never was."""
+        if k > KS[-1]:
+            least = self._width_at(recall, len(KS) - 1)
+            return None if least is None else least * k / KS[-1]
+        above = next(i for i, measured in enumerate(KS) if k <= measured)
+        wide = self._width_at(recall, above)
+        if wide is None or KS[above] == k:
+            return wide
+        narrow = self._width_at(recall, above - 1)
+        if narrow is None:
+            return wide
+        part = (k - KS[above - 1]) / (KS[above] - KS[above - 1])
+        return max(narrow + part * (wide - narrow), min(narrow, wide))
+
+    def _width_at(self, recall: float, column: int) -> float | None:
+        # Recall grows ever more slowly with the width, so a straight line between two rungs lies below it.
+        reached = np.maximum.accumulate(self.recall[:, column])
+        at = int(np.searchsorted(reached, recall, side="left"))
+        if at == len(reached):
+            return None
+        if at == 0:
+            return float(self.ef[0])
+        low, high = float(reached[at - 1]), float(reached[at])
+        part = (recall - low) / (high - low)
+        return float(self.ef[at - 1] + part * (self.ef[at] - self.ef[at - 1]))
+
+    def seeds(self, ef: float) -> int:
+        """Return how many seeds go with a beam width."""
+        return int(np.ceil(np.interp(ef, self.ef, self.n_seeds)))
+
+    def cost_ns(self, ef: float, row_bytes: int) -> float:
+        """Return what a search of this width takes; beyond the widest measured it grows with the width."""
+        last = float(self.ef[-1])
+        grown = max(ef / last, 1.0)
+        counts = [float(np.interp(ef, self.ef, self.counts[:, i])) * grown for i in range(4)]
+        return costs.walk_ns(counts, row_bytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What was measured of one shard while it was built."""
+
+    n_queries: int
+    """Held-out rows that served as queries."""
+    curves: tuple[Curve, ...]
+    lost: Float32s
+    """float32[len(KS), len(OVERSAMPLING)]: the share of the true k whose estimate ranks too low to be
+    re-scored."""
+    row_bytes: int
+    """Bytes of a row's code."""
+    centroid_bytes: int
+    """Bytes of all centroids, which ordering the clusters reads."""
+    novel_beyond: float
+    """The greatest distance of a held-out row to the coarse centroids."""
+    code_recall: tuple[tuple[int, float], ...] = ()
+    """(bits, recall@10 of guide and exact re-score at bounded candidates) for each width of codes tried."""
+
+    def of(self, walk: Walk) -> tuple[Curve, ...]:
+        """Return the curves of one kind, by ascending share of passing rows."""
+        return tuple(sorted((c for c in self.curves if c.walk == walk), key=lambda c: c.share))
+
+
+def coarse_distances(queries: Float32s, centroids: Float32s, metric: Metric) -> Float32s:
+    """Return float32[m]: how far queries (float32[m, d], raw) lie from every K/128-th centroid, the nearest
+    counting.
+
+    Neighbours in the chain of clusters are near each other, so a stride over it covers the shard. Squared L2
+    under l2 and cosine (there of the normalised query), minus the cosine with the centroid under dot.
+    """
+    gate.array("queries", queries, np.float32, 2)
+    stride = -(-len(centroids) // COARSE_CENTROIDS)
+    coarse = centroids[stride // 2 :: stride, : queries.shape[1]]
+    squares = np.einsum("ij,ij->i", queries, queries)
+    if metric == "l2":
+        own = np.einsum("ij,ij->i", coarse, coarse)
+        nearest = (own - 2 * (queries @ coarse.T)).min(axis=1) + squares
+        return np.asarray(nearest, np.float32)
+    norms = np.sqrt(squares)
+    norms[norms == 0] = 1
+    lengths = np.sqrt(np.einsum("ij,ij->i", coarse, coarse)) if metric == "dot" else np.ones(len(coarse))
+    lengths[lengths == 0] = 1
+    cosines = (queries / norms[:, None]) @ (coarse / lengths[:, None]).T
+    return np.asarray(-cosines.max(axis=1), np.float32)
+
+
+def novel(calibration: Calibration | None, queries: Float32s, centroids: Float32s, metric: Metric) -> Bools:
+    """Return bool[m]: which queries (float32[m, d]) lie farther from the shard than its own held-out rows
+    did."""
+    if calibration is None:
+        return np.zeros(len(queries), np.bool_)
+    beyond: Bools = coarse_distances(queries, centroids, metric) > calibration.novel_beyond
+    return beyond

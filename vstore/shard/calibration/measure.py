@@ -1,0 +1,158 @@
+"""Recall against width, measured with rows that are not in the graph yet.
+
+The rows that a build inserts last are the queries: they are as much like the shard's rows as a query of the
+same
+distribution, and unlike rows of the graph no link leads to them. Each curve climbs a ladder of widths until
+nothing is left to find, or until a scan of all passing rows would be cheaper anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from vstore.shard.calibration import costs
+from vstore.shard.calibration.curves import (
+    KS,
+    OVERSAMPLING,
+    SHARES,
+    Calibration,
+    Curve,
+    Walk,
+    coarse_distances,
+)
+from vstore.shard.calibration.guide import Guide
+from vstore.shard.calibration.truth import Question, TruthMaker
+from vstore.types import Float32s, Float64s, Int32s, Int64s
+from vstore_kernels.parallel import run_chunks
+
+LEAST_ROWS: Final = 4_096
+"""Smaller shards are not calibrated: a scan of them costs no more than a traversal."""
+HNSW_LADDER: Final = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 480, 720, 1080, 1600)
+ACORN_LADDER: Final = (16, 32, 64, 128, 256, 512, 1024, 2048)
+FILTERED_QUERIES: Final = 32
+OTHER_QUERIES: Final = 48
+"""Questions to each cell under a filter; unlike the rows, and about re-scoring."""
+MAX_SEEDS: Final = 4_096
+_WIDE: Final = 200
+_LEAST_WALK: Final = (200.0, 16.0, 1_000.0, 100.0)
+"""About what the narrowest filtered walk counts: distances, hops, filter checks, lists."""
+_SATURATED: Final = 0.9992
+_CONFIDENCE: Final = 1.0
+"""Standard errors by which the measured mean is lowered."""
+_CHUNK: Final = 16
+_PAST_SCAN: Final = 1.5
+
+
+def n_held_out(n_rows: int) -> int:
+    """Return how many rows of a shard are held out as queries."""
+    return 0 if n_rows < LEAST_ROWS else min(max(n_rows // 400, 64), 256)
+
+
+def seeds_for(ef: int) -> int:
+    """Return how many seeds a cluster-seeded walk of this width starts from."""
+    return min(max(4 * ef, 64), MAX_SEEDS)
+
+
+def calibrate(guide: Guide, held_out: Int32s, *, seed: int, n_threads: int) -> Calibration:
+    """Measure a shard whose graph lacks the held-out rows.
+
+    Args:
+        guide: the shard; only read.
+        held_out: int32[m], at least 1, ascending.
+        seed: chooses the filters.
+        n_threads: the result does not depend on it.
+    """
+    maker = TruthMaker(guide, held_out, seed, n_threads)
+    run = _Measure(guide, n_threads)
+    own = np.ascontiguousarray(guide.vectors[held_out])
+    questions = maker.unfiltered(own)
+    strange = maker.unfiltered(maker.strange(min(OTHER_QUERIES, len(held_out))))
+    curves = [run.climb("hnsw", 1.0, questions), run.climb("strange", 1.0, strange)]
+    cells = [(walk, share) for walk, shares in SHARES.items() for share in shares if run.worth(walk, share)]
+    if cells:
+        for cell, asked in maker.filtered(cells, min(FILTERED_QUERIES, len(held_out))).items():
+            curves.append(run.climb(*cell, asked))
+    return Calibration(
+        n_queries=len(held_out),
+        curves=tuple(curves),
+        lost=np.maximum(run.lost(questions[:: max(len(questions) // OTHER_QUERIES, 1)]), run.lost(strange)),
+        row_bytes=guide.params.row_bytes,
+        centroid_bytes=guide.centroids.nbytes,
+        novel_beyond=float(coarse_distances(own, guide.centroids, guide.metric).max()),
+    )
+
+
+class _Measure:
+    def __init__(self, guide: Guide, n_threads: int) -> None:
+        self._guide, self._n_threads = guide, n_threads
+        self._row_bytes = guide.params.row_bytes
+        self._least_ns = costs.walk_ns(_LEAST_WALK, self._row_bytes)
+
+    def worth(self, walk: Walk, share: float) -> bool:
+        """Return whether a walk under such a filter could beat a scan."""
+        return costs.scan_ns(share * self._guide.n, self._row_bytes) > self._seeding_ns() + self._least_ns
+
+    def climb(self, walk: Walk, share: float, questions: list[Question]) -> Curve:
+        """Return the curve of one kind of question."""
+        filtered = walk not in ("hnsw", "strange")
+        ladder = ACORN_LADDER if filtered else HNSW_LADDER
+        limit_ns = _PAST_SCAN * costs.scan_ns(share * self._guide.n, self._row_bytes)
+        rungs: list[tuple[int, Float64s, Float64s]] = []
+        for ef in ladder:
+            shares, counts = self._rung(questions, ef, seeds_for(ef) if filtered else 0)
+            spread = shares.std(axis=0) / np.sqrt(len(shares))
+            lowered = np.clip(shares.mean(axis=0) - _CONFIDENCE * spread, 0, 1)
+            rungs.append((ef, lowered, counts.mean(axis=0)))
+            taken = costs.walk_ns(counts.mean(axis=0).tolist(), self._row_bytes)
+            if lowered.min() >= _SATURATED or taken + filtered * self._seeding_ns() > limit_ns:
+                break
+        widths = [rung[0] for rung in rungs]
+        return Curve(
+            walk,
+            share,
+            np.array(widths, np.int32),
+            np.array([seeds_for(ef) if filtered else 1 for ef in widths], np.int32),
+            np.array([rung[1] for rung in rungs], np.float32),
+            np.array([rung[2] for rung in rungs], np.float32),
+        )
+
+    def lost(self, questions: list[Question]) -> Float32s:
+        """Return float32[len(KS), len(OVERSAMPLING)]: how much of the true k ranks too low to be
+        re-scored."""
+        kept = np.ceil(np.outer(KS, OVERSAMPLING)).astype(np.int64)
+        out = np.zeros((len(questions), *kept.shape))
+
+        def ask(i: int) -> None:
+            beam, _ = self._guide.walk(questions[i].query, _WIDE)
+            out[i] = questions[i].lost_after(beam, kept)
+
+        self._each(len(questions), ask)
+        return np.asarray(out.mean(axis=0), np.float32)
+
+    def _rung(self, questions: list[Question], ef: int, n_seeds: int) -> tuple[Float64s, Int64s]:
+        shares = np.zeros((len(questions), len(KS)))
+        counts = np.zeros((len(questions), 4), np.int64)
+
+        def ask(i: int) -> None:
+            question = questions[i]
+            if question.passing is None:
+                beam, counts[i] = self._guide.walk(question.query, ef)
+            else:
+                beam, counts[i] = self._guide.walk_filtered(question.query, question.passing, ef, n_seeds)
+            shares[i] = question.found(beam)
+
+        self._each(len(questions), ask)
+        return shares, counts
+
+    def _each(self, n: int, ask: Callable[[int], None]) -> None:
+        def chunk(start: int) -> None:
+            for i in range(start, min(start + _CHUNK, n)):
+                ask(i)
+
+        run_chunks(chunk, range(0, n, _CHUNK), self._n_threads)
+
+    def _seeding_ns(self) -> float:
+        return costs.seeding_ns(self._guide.centroids.nbytes)
