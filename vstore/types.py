@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload, runtime_checkable
@@ -50,12 +51,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document as a re-ranker sees it: whatever of it was stored."""
+    """A document as a re-ranker sees it: whatever of it was stored, and where the vector stage had it."""
 
     id: Key
     text: str | None
     image: Any
     attributes: Attributes
+    first_score: float = math.nan
+    first_rank: int = -1
 
 
 @runtime_checkable
@@ -89,7 +92,15 @@ class Hit:
 
 @dataclass(slots=True)
 class RerankReport:
-    """What one re-ranking stage did to one answer."""
+    """What one re-ranking stage did to one answer, and what it took.
+
+    `n_dropped` hits left the answer by `min_score` or `keep`. `deadline_passed`: the order was kept because
+    the stage's time was over; `stopped_early`: the later stages of the cascade were not needed. The counters
+    from `n_pairs` on are the model's, 0 where it keeps none: pairs scored and those known before, batches,
+    tokens without padding, padding / all tokens, the most searches that shared a batch with this one, and
+    milliseconds of decoding images (over threads), of waiting for the device, and of this search's part of
+    the batches.
+    """
 
     model: str
     n_scored: int
@@ -97,6 +108,18 @@ class RerankReport:
     n_moved: int
     latency_ms: float
     failures: list[str] = field(default_factory=list)
+    n_dropped: int = 0
+    deadline_passed: bool = False
+    stopped_early: bool = False
+    n_pairs: int = 0
+    n_cached: int = 0
+    n_batches: int = 0
+    n_tokens: int = 0
+    padding_share: float = 0.0
+    n_queries_merged: int = 0
+    decode_ms: float = 0.0
+    wait_ms: float = 0.0
+    forward_ms: float = 0.0
 
 
 class _FilledLater:
@@ -141,7 +164,8 @@ class Receipt(_FilledLater):
     Counters add up over shards and the memtable. `n_cache_hits` are blocks found in memory,
     `n_disk_hits` in the disk tier, `n_cache_misses` those read from the store. `plan` names the
     traversal of each shard and the reason it was chosen; `selectivity` is passing / live rows;
-    `correlation` is the share of passing rows in the clusters nearest the query over their share
+    of the candidates, `n_rescored` were scored exactly and `n_skipped` could not be among the k best, by
+    the error bound of their estimates; `correlation` is the share of passing rows in the clusters nearest the query over their share
     overall (1 is uncorrelated).
     """
 
@@ -156,6 +180,7 @@ class Receipt(_FilledLater):
     n_hops: int = 0
     n_filter_checks: int = 0
     n_rescored: int = 0
+    n_skipped: int = 0
     n_round_trips: int = 0
     n_requests: int = 0
     bytes_fetched: int = 0

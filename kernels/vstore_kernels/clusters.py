@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.distance import squared_l2
 from vstore_kernels.jit import sum_kernel
+from vstore_kernels.layout import METRICS
+from vstore_kernels.near import cluster_distances
 from vstore_kernels.parallel import run_chunks
 
 _MAX_BRANCH: Final = 128
@@ -108,13 +110,8 @@ def nearest_clusters(
         raise ValueError(
             f"centroids have {centroids.shape[1]} dimensions; under {metric} this query needs {expected}"
         )
-    if metric == "dot":
-        distances = -(centroids[:, : query.size] @ query)
-    else:
-        if metric == "cosine":
-            norm = math.sqrt(float(np.dot(query, query)))
-            query = query / np.float32(norm) if norm > 0 else query
-        distances = np.einsum("ij,ij->i", centroids, centroids) - 2 * (centroids @ query)
+    distances = np.empty(centroids.shape[0], np.float32)
+    cluster_distances(query, centroids, METRICS.index(metric), distances)
     return np.argsort(distances, kind="stable").astype(np.int32)
 
 

@@ -1,18 +1,14 @@
-"""Scalar-quantized codes and distance estimates from them.
+"""Quantized codes of vectors and distance estimates from them, at 8, 4, 2 or 1 bits a component.
 
-A component is coded as a signed byte between the least and greatest value of its dimension, so nothing is
-ever clipped in the rows that trained the codes: x ~ center + scale * c. Every metric's estimate then has one
-form,
+`affine` says what 8-bit codes are, `narrow` the others. Every metric and width has one form of estimate,
 
-    estimate_i = base + bias_i + <weights, c_i>
+    base + lean * bias_i + step_i * (scale * <query, codes_i> + shift)
 
-where `base` and `weights` depend on the query only and `bias_i` (squared L2 only) is stored beside the row's
-codes: |q - x|^2 = |q - center|^2 + sum (scale c)^2 - 2 sum (q - center) scale c.
+with an exact dot product of integers, so estimates do not depend on the instruction set.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,21 +16,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels import gate
-from vstore_kernels.intrinsics import load_f32, load_i8, prefetch
-from vstore_kernels.jit import Int, sum_kernel
-from vstore_kernels.layout import METRICS
+from vstore_kernels import affine, gate, narrow
+from vstore_kernels.dots import CHUNK, N_PLANES
+from vstore_kernels.jit import Int, kernel
+from vstore_kernels.layout import METRICS, N_FACTORS
+from vstore_kernels.rotation import padded, rotate, signs
+from vstore_kernels.scoring import QueryView, prefetch_row, score, spread
 
-BITS: Final = (8,)
-_LEVELS: Final = 127
+BITS: Final = (8, *narrow.BITS)
 _CHUNK_ROWS: Final = 16_384
+_ERROR_ROWS: Final = 4_096
 _AHEAD: Final = 4
-_L2: Final = METRICS.index("l2")
-_COSINE: Final = METRICS.index("cosine")
 
 
 def row_bytes(d: int, metric: str, bits: int = 8) -> int:
-    """Return the bytes of one encoded row of `d` dimensions: its codes, then the float32 bias under l2.
+    """Return the bytes of one encoded row of `d` dimensions: its codes, then its float32 factors.
 
     Raises:
         ValueError: bits that have no code, or an unknown metric.
@@ -42,7 +38,9 @@ def row_bytes(d: int, metric: str, bits: int = 8) -> int:
     gate.metric(metric)
     if bits not in BITS:
         raise ValueError(f"bits is {bits}; codes exist for {', '.join(map(str, BITS))}")
-    return d + 4 if metric == "l2" else d
+    if bits == 8:
+        return d + 4 if metric == "l2" else d
+    return narrow.code_bytes(padded(d), bits) + narrow.FACTOR_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,18 +55,20 @@ class CodeParams:
     bits: int
     metric: str
     center: NDArray[np.float32]
-    """float32 [d]: the middle of each dimension's range."""
+    """float32 [d]: the middle of each dimension's range at 8 bits, else the mean."""
     scale: NDArray[np.float32]
-    """float32 [d]: the step of each dimension; 0 where it is constant."""
+    """8 bits: float32 [d], the step of each dimension, 0 where it is constant. Else float32 [1]: the root mean
+    square error of a component, in units of a row's own step."""
 
     def __post_init__(self) -> None:
         gate.array("center", self.center, np.float32, 1)
         gate.array("scale", self.scale, np.float32, 1)
         row_bytes(self.center.size, self.metric, self.bits)
-        if self.center.size != self.scale.size or self.center.size == 0:
+        expected = self.center.size if self.bits == 8 else 1
+        if self.scale.size != expected or self.center.size == 0:
             raise ValueError(
                 f"center has {self.center.size} and scale {self.scale.size} dimensions; "
-                "they must be equal, and at least 1"
+                f"{self.bits}-bit codes need at least 1 and {expected}"
             )
         if not (np.isfinite(self.center).all() and np.isfinite(self.scale).all() and (self.scale >= 0).all()):
             raise ValueError("center and scale must be finite, and scale not negative")
@@ -79,9 +79,21 @@ class CodeParams:
         return self.center.size
 
     @property
+    def width(self) -> int:
+        """Dimensions of the codes, padding included."""
+        return self.d if self.bits == 8 else padded(self.d)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of an encoded row."""
         return row_bytes(self.d, self.metric, self.bits)
+
+    @property
+    def bias_at(self) -> int:
+        """Byte offset of a row's float32 bias, or 0 where rows have none."""
+        if self.bits == 8:
+            return self.d if self.metric == "l2" else 0
+        return narrow.code_bytes(self.width, self.bits)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the arrays to store; `bits` and `metric` are stored beside them."""
@@ -105,17 +117,12 @@ class CodeParams:
 class QueryCode:
     """A query made ready for the kernels; opaque to callers."""
 
-    weights: NDArray[np.float32]
-    """float32 [d]."""
-    base: float
-    bias_at: int
-    """Byte offset of a row's float32 bias, or 0 where rows have none."""
+    packed: NDArray[np.uint64]
+    factors: NDArray[np.float32]
     bits: int
+    width: int
+    bias_at: int
     row_bytes: int
-    error_at_zero: float
-    """Standard deviation of an estimate at distance 0."""
-    error_growth: float
-    """Added variance of an estimate per unit of distance."""
 
 
 def train_codes(vectors: NDArray[np.float32], metric: str, bits: int = 8) -> CodeParams:
@@ -133,15 +140,22 @@ def train_codes(vectors: NDArray[np.float32], metric: str, bits: int = 8) -> Cod
         raise ValueError(f"vectors has shape ({n}, {d}); codes need at least one row and one dimension")
     low = np.full(d, np.inf, np.float64)
     high = np.full(d, -np.inf, np.float64)
+    total = np.zeros(d, np.float64)
     for start in range(0, n, _CHUNK_ROWS):
         rows = _normalised(vectors[start : start + _CHUNK_ROWS], metric)
         np.minimum(low, rows.min(axis=0), out=low)
         np.maximum(high, rows.max(axis=0), out=high)
+        total += rows.sum(axis=0, dtype=np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError("vectors holds NaN or infinity; every component must be finite")
-    center = ((low + high) / 2).astype(np.float32)
-    scale = ((high - low) / (2 * _LEVELS)).astype(np.float32)
-    return CodeParams(bits, metric, center, scale)
+    if bits == 8:
+        center = ((low + high) / 2).astype(np.float32)
+        scale = ((high - low) / (2 * affine.LEVELS)).astype(np.float32)
+        return CodeParams(bits, metric, center, scale)
+    center = (total / n).astype(np.float32)
+    sample = vectors[:: max(1, n // _ERROR_ROWS)][:_ERROR_ROWS]
+    error = _relative_error(_normalised(sample, metric) - center, center, metric, bits)
+    return CodeParams(bits, metric, center, np.array([error], np.float32))
 
 
 def encode(vectors: NDArray[np.float32], params: CodeParams) -> NDArray[np.uint8]:
@@ -156,17 +170,14 @@ def encode(vectors: NDArray[np.float32], params: CodeParams) -> NDArray[np.uint8
     gate.array("vectors", vectors, np.float32, 2)
     if vectors.shape[1] != params.d:
         raise ValueError(f"vectors has {vectors.shape[1]} dimensions; the codes have {params.d}")
-    out = np.empty((vectors.shape[0], params.row_bytes), np.uint8)
-    inverse = np.zeros(params.d, np.float32)
-    np.divide(np.float32(1), params.scale, out=inverse, where=params.scale > 0)
+    out = np.zeros((vectors.shape[0], params.row_bytes), np.uint8)
     for start in range(0, vectors.shape[0], _CHUNK_ROWS):
         rows = _normalised(vectors[start : start + _CHUNK_ROWS], params.metric)
-        part = np.clip(np.rint((rows - params.center) * inverse), -_LEVELS, _LEVELS)
-        out[start : start + len(rows), : params.d] = part.astype(np.int8).view(np.uint8)
-        if params.metric == "l2":
-            part *= params.scale
-            bias = np.einsum("ij,ij->i", part, part).astype("<f4")
-            out[start : start + len(rows), params.d :] = bias.view(np.uint8).reshape(-1, 4)
+        part = out[start : start + len(rows)]
+        if params.bits == 8:
+            affine.encode_rows(rows, params.center, params.scale, params.metric == "l2", part)
+        else:
+            _encode_narrow(rows - params.center, params.center, params.metric, params.bits, part)
     return out
 
 
@@ -180,12 +191,63 @@ def prepare_query(query: NDArray[np.float32], params: CodeParams) -> QueryCode:
     gate.array("query", query, np.float32, 1)
     if query.size != params.d:
         raise ValueError(f"query has {query.size} dimensions; the codes have {params.d}")
-    weights = np.empty(params.d, np.float32)
-    base, at_zero, growth = _prepare(
-        query, params.center, params.scale, METRICS.index(params.metric), weights
+    packed = np.empty(packed_words(params.width, params.bits), np.uint64)
+    factors = np.zeros(N_FACTORS, np.float32)
+    prepare_into(
+        query,
+        params.center,
+        params.scale,
+        METRICS.index(params.metric),
+        params.bits,
+        flips_of(params),
+        np.empty(params.width, np.float32),
+        packed,
+        factors,
     )
-    bias_at = params.d if params.metric == "l2" else 0
-    return QueryCode(weights, base, bias_at, params.bits, params.row_bytes, at_zero, growth)
+    return QueryCode(packed, factors, params.bits, params.width, params.bias_at, params.row_bytes)
+
+
+def packed_words(width: int, bits: int) -> int:
+    """Return the uint64 words of a prepared query."""
+    return width // CHUNK * N_PLANES if bits == 1 else -(-width * (2 if bits == 8 else 1) // 8)
+
+
+def flips_of(params: CodeParams) -> NDArray[np.float32]:
+    """Return the signs of the codes' rotation, float32 [ROUNDS, width]; of any rotation at 8 bits, which has
+    none.
+    """
+    return signs(CHUNK if params.bits == 8 else params.width)
+
+
+@kernel()
+def prepare_into(
+    query: NDArray[np.float32],
+    center: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    metric: Int,
+    bits: Int,
+    flips: NDArray[np.float32],
+    buffer: NDArray[np.float32],
+    packed: NDArray[np.uint64],
+    factors: NDArray[np.float32],
+) -> None:
+    """Prepare a query without allocating.
+
+    Args:
+        query: float32 [d].
+        center: float32 [d].
+        scale: as in `CodeParams`.
+        metric: position in METRICS.
+        bits: 8, 4, 2 or 1.
+        flips: from `flips_of`.
+        buffer: float32 [width], mutated.
+        packed: uint64 [packed_words], mutated.
+        factors: float32 [N_FACTORS], mutated.
+    """
+    if bits == 8:
+        affine.prepare_affine(query, center, scale, metric, buffer, packed, factors)
+    else:
+        narrow.prepare_narrow(query, center, scale[0], metric, bits, flips, buffer, packed, factors)
 
 
 def estimate(
@@ -198,25 +260,22 @@ def estimate(
         TypeError: a wrong dtype.
         ValueError: a wrong shape, or an id out of range.
     """
-    gate.array("codes", codes, np.uint8, 2)
-    check_row_bytes(query_code, codes.shape[1])
-    if node_ids is None:
-        ids = np.arange(codes.shape[0], dtype=np.int32)
-    else:
-        ids = gate.node_ids("node_ids", node_ids, codes.shape[0])
-    out = np.empty(ids.size, np.float32)
-    _estimate(codes, query_code.weights, np.float32(query_code.base), query_code.bias_at, ids, out)
-    return out
+    return _estimates(query_code, codes, node_ids)[0]
 
 
-def error_std(query_code: QueryCode, distances: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return one standard deviation of (estimate - exact), float32 [m], for rows at `distances` (float32
-    [m]).
+def error_std(
+    query_code: QueryCode, codes: NDArray[np.uint8], node_ids: NDArray[np.integer] | None = None
+) -> NDArray[np.float32]:
+    """Return one standard deviation of (estimate - exact), float32 [m], for the rows that `estimate` takes.
 
-    The model is uniform, independent rounding errors; under l2 the error grows with the distance.
+    The model is uniform, independent rounding errors. At 8 bits under l2 the error grows with the distance; at
+    fewer bits with the row's own step and the query's length, as RaBitQ's bound does.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, or an id out of range.
     """
-    nearness = np.maximum(distances, 0)
-    return np.sqrt(query_code.error_at_zero**2 + query_code.error_growth * nearness).astype(np.float32)
+    return _estimates(query_code, codes, node_ids)[1]
 
 
 def check_row_bytes(query_code: QueryCode, value: int) -> None:
@@ -237,78 +296,69 @@ def _normalised(rows: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
     return out
 
 
-@sum_kernel()
-def _prepare(
-    query: NDArray[np.float32],
+def _encode_narrow(
+    residuals: NDArray[np.float32],
     center: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    metric: Int,
-    weights: NDArray[np.float32],
-) -> tuple[float, float, float]:
-    """Write the weights; return (base, error at distance 0, added variance per unit of distance)."""
-    d = query.shape[0]
-    shrink = np.float32(1)
-    if metric == _COSINE:
-        square = np.float32(0)
-        for j in range(d):
-            square += query[j] * query[j]
-        if square > np.float32(0):
-            shrink = np.float32(1) / np.float32(np.sqrt(square))
-    base = np.float32(0)
-    step_square = np.float32(0)
-    if metric == _L2:
-        step_fourth = np.float32(0)
-        for j in range(d):
-            shifted = query[j] - center[j]
-            weights[j] = np.float32(-2) * shifted * scale[j]
-            base += shifted * shifted
-            step = scale[j] * scale[j]
-            step_square += step
-            step_fourth += step * step
-        # The gap between query and row is taken to spread over the dimensions as their ranges do.
-        growth = step_fourth / step_square / 3.0 if step_square > np.float32(0) else 0.0
-        return float(base), float(step_square) / 12.0, float(growth)
-    for j in range(d):
-        component = query[j] * shrink
-        weights[j] = -component * scale[j]
-        base -= component * center[j]
-        step_square += weights[j] * weights[j]
-    if metric == _COSINE:
-        base += np.float32(1)
-    # A uniform rounding error over one step has variance step^2 / 12.
-    return float(base), math.sqrt(step_square / 12.0), 0.0
+    metric: str,
+    bits: int,
+    out: NDArray[np.uint8],
+) -> NDArray[np.float32]:
+    """Encode into `out` (uint8 [n, row_bytes] of zeros); return the rotated residuals."""
+    rotated = rotate(residuals)
+    narrow.encode_rows(rotated, rotate(center[None])[0], METRICS.index(metric), bits, out)
+    return rotated
 
 
-@sum_kernel()
-def score(address: Int, weights: NDArray[np.float32], base: np.float32, bias_at: Int) -> np.float32:
-    """Return the estimate for the row at `address`; weights float32 [d]; for use inside kernels."""
-    total = np.float32(0)
-    for j in range(weights.shape[0]):
-        total += weights[j] * np.float32(load_i8(address, j))
-    if bias_at > 0:
-        total += load_f32(address, bias_at)
-    return total + base
+def _relative_error(
+    residuals: NDArray[np.float32], center: NDArray[np.float32], metric: str, bits: int
+) -> float:
+    out = np.zeros((len(residuals), row_bytes(center.size, metric, bits)), np.uint8)
+    rotated = _encode_narrow(residuals, center, metric, bits, out)
+    errors = np.empty(len(residuals), np.float32)
+    narrow.relative_errors(rotated, out, METRICS.index(metric), bits, errors)
+    return float(np.sqrt(np.mean(errors.astype(np.float64) ** 2)))
 
 
-@sum_kernel()
-def prefetch_row(address: Int, n_bytes: Int) -> None:
-    """Prefetch the row at `address`, at most its first 1,024 bytes; for use inside kernels."""
-    for line in range(0, min(n_bytes, 1024), 64):
-        prefetch(address, line)
+def _estimates(
+    query_code: QueryCode, codes: NDArray[np.uint8], node_ids: NDArray[np.integer] | None
+) -> NDArray[np.float32]:
+    gate.array("codes", codes, np.uint8, 2)
+    check_row_bytes(query_code, codes.shape[1])
+    if node_ids is None:
+        ids = np.arange(codes.shape[0], dtype=np.int32)
+    else:
+        ids = gate.node_ids("node_ids", node_ids, codes.shape[0])
+    out = np.empty((2, ids.size), np.float32)
+    _estimate(
+        codes,
+        query_code.packed,
+        query_code.factors,
+        query_code.bits,
+        query_code.width,
+        query_code.bias_at,
+        ids,
+        out,
+    )
+    return out
 
 
-@sum_kernel()
+@kernel()
 def _estimate(
     codes: NDArray[np.uint8],
-    weights: NDArray[np.float32],
-    base: np.float32,
+    packed: NDArray[np.uint64],
+    factors: NDArray[np.float32],
+    bits: Int,
+    width: Int,
     bias_at: Int,
     node_ids: NDArray[np.int32],
     out: NDArray[np.float32],
 ) -> None:
+    query = QueryView(packed, factors, bits, width, bias_at)
     start = np.int64(codes.ctypes.data)
     n_bytes = codes.shape[1]
-    for t in range(out.shape[0]):
-        if t + _AHEAD < out.shape[0]:
+    for t in range(out.shape[1]):
+        if t + _AHEAD < out.shape[1]:
             prefetch_row(start + np.int64(node_ids[t + _AHEAD]) * n_bytes, n_bytes)
-        out[t] = score(start + np.int64(node_ids[t]) * n_bytes, weights, base, bias_at)
+        address = start + np.int64(node_ids[t]) * n_bytes
+        out[0, t] = score(address, query)
+        out[1, t] = spread(address, out[0, t], query)

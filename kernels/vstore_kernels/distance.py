@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
-from vstore_kernels.intrinsics import prefetch
-from vstore_kernels.jit import Int, sum_kernel
+from vstore_kernels.intrinsics import load_f32, prefetch
+from vstore_kernels.jit import Int, kernel, sum_kernel
 from vstore_kernels.layout import METRICS
 
 _L2, _COSINE, _DOT = (METRICS.index(name) for name in ("l2", "cosine", "dot"))
@@ -67,6 +67,57 @@ def dot_product(a: NDArray[np.float32], vectors: NDArray[np.float32], row: Int) 
 
 
 @sum_kernel()
+def length(query: NDArray[np.float32]) -> np.float32:
+    """Return |query|, float32 [d]; for use inside kernels."""
+    total = np.float32(0)
+    for j in range(query.shape[0]):
+        total += query[j] * query[j]
+    return np.float32(np.sqrt(total))
+
+
+@sum_kernel()
+def distance_at(address: Int, query: NDArray[np.float32], norm: np.float32, kind: Int) -> np.float32:
+    """Return the distance of `query` (float32 [d], of length `norm`) to the float32 row at `address`; for use
+    inside kernels. Every exact distance of an answer comes from here, so equal rows compare equal.
+    """
+    d = query.shape[0]
+    if kind == _L2:
+        total = np.float32(0)
+        for j in range(d):
+            gap = query[j] - load_f32(address, 4 * j)
+            total += gap * gap
+        return total
+    inner = np.float32(0)
+    if kind == _DOT:
+        for j in range(d):
+            inner += query[j] * load_f32(address, 4 * j)
+        return -inner
+    square = np.float32(0)
+    for j in range(d):
+        component = load_f32(address, 4 * j)
+        inner += query[j] * component
+        square += component * component
+    return _gap(inner, norm * np.float32(np.sqrt(square)))
+
+
+@kernel()
+def _gap(inner: np.float32, norms: np.float32) -> np.float32:
+    """Return 1 - inner / norms, in the order written: a vector and itself are at distance 0."""
+    if norms == np.float32(0):
+        return np.float32(1)
+    gap = np.float32(1) - inner / norms
+    # Rounding alone makes it negative.
+    return np.float32(0) if gap < np.float32(0) else gap
+
+
+@kernel()
+def prefetch_vector(address: Int, d: Int) -> None:
+    """Prefetch the float32 row of `d` at `address`, at most its first 2,048 bytes; for use inside kernels."""
+    for line in range(0, min(d * 4, 2048), 64):
+        prefetch(address, line)
+
+
+@kernel()
 def _exact(
     query: NDArray[np.float32],
     vectors: NDArray[np.float32],
@@ -77,27 +128,11 @@ def _exact(
 ) -> None:
     d = query.shape[0]
     base = np.int64(vectors.ctypes.data)
-    query_square = np.float32(0)
-    for j in range(d):
-        query_square += query[j] * query[j]
+    norm = length(query)
     for t in range(out.shape[0]):
         row = np.int64(t)
         if not every:
             row = np.int64(node_ids[t])
             if t + _AHEAD < out.shape[0]:
-                ahead = base + np.int64(node_ids[t + _AHEAD]) * d * 4
-                for line in range(0, min(d * 4, 1024), 64):
-                    prefetch(ahead, line)
-        if kind == _L2:
-            out[t] = squared_l2(query, vectors, row)
-        elif kind == _DOT:
-            out[t] = -dot_product(query, vectors, row)
-        else:
-            square = dot_product(vectors[row], vectors, row)
-            norms = np.float32(np.sqrt(query_square)) * np.float32(np.sqrt(square))
-            cosine = np.float32(0)
-            if norms != np.float32(0):
-                cosine = dot_product(query, vectors, row) / norms
-            # Rounding alone makes it negative, for a vector and itself.
-            gap = np.float32(1) - cosine
-            out[t] = np.float32(0) if gap < np.float32(0) else gap
+                prefetch_vector(base + np.int64(node_ids[t + _AHEAD]) * d * 4, d)
+        out[t] = distance_at(base + row * d * 4, query, norm, kind)

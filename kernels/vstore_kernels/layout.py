@@ -26,6 +26,15 @@ HNSW_RESULT_FILTER: Final = 1
 ACORN: Final = 2
 """The beam holds passing nodes only; failing ones are crossed by two-hop expansion."""
 MODES: Final = (HNSW, HNSW_RESULT_FILTER, ACORN)
+SCAN: Final = 3
+"""Score the codes of every passing node: no walk; for `answer` only."""
+
+ANSWERED: Final = 0
+"""Status of a query that `answer` answered."""
+LACKS_VECTORS: Final = 1
+"""`answer` needs an exact vector that is not resident; it wrote nothing for the query."""
+TOO_FEW: Final = 2
+"""The graph led to fewer nodes than match and were wanted; a scan finds them all."""
 
 N_DISTANCES: Final = 0
 N_HOPS: Final = 1
@@ -33,7 +42,19 @@ N_FILTER_CHECKS: Final = 2
 N_LISTS: Final = 3
 N_TWO_HOPS: Final = 4
 N_STOPS: Final = 5
+N_RESCORED: Final = 6
+N_SKIPPED: Final = 7
 N_COUNTERS: Final = 8
+
+F_BASE: Final = 0
+F_SCALE: Final = 1
+F_SHIFT: Final = 2
+F_BIAS: Final = 3
+F_AT_ZERO: Final = 4
+F_GROWTH: Final = 5
+F_STEP_ERROR: Final = 6
+N_FACTORS: Final = 8
+"""Places of a prepared query's factors: what turns an integer dot product into a distance and its error."""
 
 METRICS: Final = ("l2", "cosine", "dot")
 MAX_TWO_HOP_FOUND: Final = 32

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from vstore_kernels import gate
 from vstore_kernels.beam import insert
-from vstore_kernels.codes import QueryCode, check_row_bytes, prefetch_row, score
+from vstore_kernels.codes import QueryCode, check_row_bytes
 from vstore_kernels.jit import Int, kernel
 from vstore_kernels.layout import blocks_of
+from vstore_kernels.scoring import QueryView, prefetch_row, score
 from vstore_kernels.tables import BlockTables
 
 _AHEAD: Final = 4
@@ -49,8 +50,10 @@ def scan_codes(
             tables.code_table,
             tables.block_shift,
             tables.row_bytes,
-            query_code.weights,
-            np.float32(query_code.base),
+            query_code.packed,
+            query_code.factors,
+            query_code.bits,
+            query_code.width,
             query_code.bias_at,
             ids,
             nodes,
@@ -86,13 +89,16 @@ def _scan(
     code_table: NDArray[np.int64],
     block_shift: Int,
     row_bytes: Int,
-    weights: NDArray[np.float32],
-    base: np.float32,
+    packed: NDArray[np.uint64],
+    factors: NDArray[np.float32],
+    bits: Int,
+    width: Int,
     bias_at: Int,
     node_ids: NDArray[np.int32],
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],
 ) -> None:
+    query = QueryView(packed, factors, bits, width, bias_at)
     mask = (np.int64(1) << block_shift) - 1
     capacity = nodes.shape[0]
     size = 0
@@ -102,6 +108,6 @@ def _scan(
             prefetch_row(code_table[ahead >> block_shift] + (ahead & mask) * row_bytes, row_bytes)
         node = np.int64(node_ids[t])
         address = code_table[node >> block_shift] + (node & mask) * row_bytes
-        distance = score(address, weights, base, bias_at)
+        distance = score(address, query)
         if size < capacity or distance < distances[size - 1]:
             _, size = insert(nodes, distances, size, capacity, node, distance)

@@ -92,7 +92,7 @@ class SearchScratch:
         """int32 view: the blocks whose codes the stopped search lacks, most urgent first."""
         return self.need_codes[: int(self.n_needs[1])]
 
-    def _fit(self, tables: BlockTables, n_seeds: int, ef: int, mode: int) -> None:
+    def fit(self, tables: BlockTables, n_seeds: int, ef: int, mode: int) -> None:
         if self.visited.size < tables.n:
             self.visited, self.epoch = np.zeros(tables.n, np.uint32), 0
         if self.beam_nodes.size < ef:
@@ -142,7 +142,7 @@ def begin(
         raise ValueError(f"ef is {ef}; it must be from 1 to {MAX_BEAM}")
     if mode not in MODES:
         raise ValueError(f"mode is {mode}; it must be HNSW ({HNSW}), HNSW_RESULT_FILTER or ACORN ({ACORN})")
-    scratch._fit(tables, ids.size, ef, mode)
+    scratch.fit(tables, ids.size, ef, mode)
     scratch.counters[:] = 0
     scratch.n_needs[:] = 0
     state = scratch.state
@@ -208,8 +208,10 @@ def step(
         tables.M0,
         tables.row_bytes,
         tables.resident,
-        query_code.weights,
-        np.float32(query_code.base),
+        query_code.packed,
+        query_code.factors,
+        query_code.bits,
+        query_code.width,
         query_code.bias_at,
         passing,
         lookahead,
@@ -258,8 +260,10 @@ def descend(
         upper.links,
         upper.entry_rank,
         upper.max_level,
-        query_code.weights,
-        np.float32(query_code.base),
+        query_code.packed,
+        query_code.factors,
+        query_code.bits,
+        query_code.width,
         query_code.bias_at,
         own,
     )

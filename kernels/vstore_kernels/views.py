@@ -68,12 +68,3 @@ class TableView(NamedTuple):
     row_bytes: Int
     resident: bool
     """Every block is there, so none needs checking."""
-
-
-class QueryView(NamedTuple):
-    """What `QueryCode` holds; read only."""
-
-    weights: NDArray[np.float32]
-    """float32 [d]."""
-    base: np.float32
-    bias_at: Int

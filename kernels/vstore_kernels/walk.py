@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from vstore_kernels.acorn import gather_passing, undo_visits
 from vstore_kernels.beam import heap_pop, heap_push, insert
 from vstore_kernels.bitmap import passes
-from vstore_kernels.codes import prefetch_row, score
 from vstore_kernels.intrinsics import load_i32, prefetch
 from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import (
@@ -23,6 +22,7 @@ from vstore_kernels.layout import (
     NO_NODE,
 )
 from vstore_kernels.needs import collect_needs, seeds_ready
+from vstore_kernels.scoring import QueryView, prefetch_row, score
 from vstore_kernels.views import (
     CURRENT,
     EF,
@@ -31,7 +31,6 @@ from vstore_kernels.views import (
     MODE,
     N_SEEDS,
     SIZE,
-    QueryView,
     SearchView,
     TableView,
 )
@@ -60,18 +59,21 @@ def descend_levels(
     links: NDArray[np.int32],
     entry_rank: Int,
     max_level: Int,
-    weights: NDArray[np.float32],
-    base: np.float32,
+    packed: NDArray[np.uint64],
+    factors: NDArray[np.float32],
+    bits: Int,
+    width: Int,
     bias_at: Int,
     counters: NDArray[np.int64],
 ) -> Int:
     """Return the rank nearest to the query found greedily; arrays as in `UpperLevels`, codes uint8 [U,
     row_bytes].
     """
+    query = QueryView(packed, factors, bits, width, bias_at)
     start = np.int64(codes.ctypes.data)
     row_bytes = codes.shape[1]
     rank = np.int64(entry_rank)
-    best = score(start + rank * row_bytes, weights, base, bias_at)
+    best = score(start + rank * row_bytes, query)
     counters[N_DISTANCES] += 1
     for level in range(max_level, 0, -1):
         moved = True
@@ -86,7 +88,7 @@ def descend_levels(
             counters[N_DISTANCES] += degree
             for t in range(degree):
                 other = np.int64(links[row, t])
-                distance = score(start + other * row_bytes, weights, base, bias_at)
+                distance = score(start + other * row_bytes, query)
                 if distance < best:
                     best = distance
                     rank = other
@@ -147,7 +149,7 @@ def _take(
             prefetch_row(tables.codes[ahead >> shift] + (ahead & mask) * row_bytes, row_bytes)
         node = np.int64(nodes[t])
         address = tables.codes[node >> shift] + (node & mask) * row_bytes
-        distance = score(address, query.weights, query.base, query.bias_at)
+        distance = score(address, query)
         if size == ef and not distance < beam_distances[size - 1]:
             continue
         if apart:
@@ -239,8 +241,10 @@ def walk(
     M0: Int,
     row_bytes: Int,
     resident: bool,
-    weights: NDArray[np.float32],
-    base: np.float32,
+    packed: NDArray[np.uint64],
+    factors: NDArray[np.float32],
+    bits: Int,
+    width: Int,
     bias_at: Int,
     passing: NDArray[np.uint64],
     lookahead: Int,
@@ -258,4 +262,4 @@ def walk(
     )
     # fmt: on
     tables = TableView(list_table, code_table, block_shift, M0, row_bytes, resident)
-    return bool(_run(search, tables, QueryView(weights, base, bias_at), passing, lookahead))
+    return bool(_run(search, tables, QueryView(packed, factors, bits, width, bias_at), passing, lookahead))

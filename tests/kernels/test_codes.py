@@ -26,7 +26,7 @@ def test_estimates_are_distances_to_the_decoded_rows(n: int, d: int, metric: str
         expected = [1 - float(unit @ row) for row in decoded]
     else:
         expected = [naive.exact_distance(query, row, metric) for row in decoded]
-    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("metric", layout.METRICS)
@@ -49,7 +49,7 @@ def test_the_error_model_is_about_right(metric: str) -> None:
         code = codes.prepare_query(query, params)
         exact = distance.exact_distances(query, vectors[:-20], None, metric)
         error = codes.estimate(code, encoded) - exact
-        ratio = error / codes.error_std(code, exact)
+        ratio = error / codes.error_std(code, encoded)
         assert 0.5 < np.sqrt(np.mean(ratio**2)) < 1.5
 
 

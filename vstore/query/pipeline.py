@@ -17,7 +17,7 @@ from vstore.filters import Filter
 from vstore.format.columns import Column, null_column
 from vstore.ingest.view import LiveShard
 from vstore.query.passing import PassingRows
-from vstore.query.planner import Plan, choose
+from vstore.query.planner import Plan, ShardPlans
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline
 from vstore.shard import sections
@@ -27,12 +27,11 @@ from vstore.shard.session import ShardSession
 from vstore.traverse import TRAVERSALS, Found, Walk, WalkParams
 from vstore.types import Bitmap, Float32s, Int32s
 from vstore_kernels import bitmap
-from vstore_kernels.clusters import nearest_clusters
+from vstore_kernels.codes import prepare_query
 from vstore_kernels.distance import exact_distances
+from vstore_kernels.rescore import rescore, undecided
 from vstore_kernels.scan import topk
 
-NEAR_CLUSTERS = 8
-"""How many of the query's nearest clusters the correlation of a filter is read from."""
 EXACT_ROWS = 16_384
 """An exact scan pins the vectors of at most this many rows at once."""
 
@@ -49,6 +48,8 @@ class ShardAnswer:
     node_ids: Int32s
     distances: Float32s
     n_rescored: int = 0
+    n_skipped: int = 0
+    n_skipped: int = 0
     found: Found = field(default_factory=Found.nothing)
     timings_ms: dict[str, float] = field(default_factory=dict)
 
@@ -84,36 +85,13 @@ def plan_shard(
 ) -> Generator[Sequence[BlockKey], None, tuple[Plan, Bitmap | None]]:
     """Return the plan for a shard whose matching rows are known exactly, and those rows."""
     passing = yield from passing_rows(session, live, request.filter, known)
-    plan = plan_for(session.head, request, passing)
-    correlation = correlation_of(session.head, request.query, passing, plan.n_matching)
-    return replace(plan, correlation=correlation), passing
+    plans = plans_for(session.head, request, passing)
+    return replace(plans.plan(request.query), correlation=plans.correlation(request.query)), passing
 
 
-def plan_for(head: ShardHead, request: SearchRequest, passing: Bitmap | None) -> Plan:
-    """Return the plan for a shard, without the correlation.
-
-    It depends on the shard, the filter, k, recall and ef, and never on the query: resident searches
-    remember it for all of them.
-    """
-    return choose(
-        n_rows=head.n,
-        n_matching=head.n if passing is None else bitmap.popcount(passing),
-        filtered=passing is not None,
-        k=request.k,
-        recall=request.recall,
-        ef=request.ef,
-    )
-
-
-def correlation_of(head: ShardHead, query: Float32s, passing: Bitmap | None, n_matching: int) -> float | None:
-    """Return the share of passing rows near the query over their share overall; None without a filter."""
-    if passing is None or n_matching == 0:
-        return None
-    offsets = head.cluster_offsets
-    near = nearest_clusters(query, head.centroids, head.metric)[:NEAR_CLUSTERS]
-    rows = int((offsets[near + 1] - offsets[near]).sum())
-    matching = int(bitmap.range_counts(passing, offsets)[near].sum())
-    return (matching / rows) / (n_matching / head.n) if rows else 1.0
+def plans_for(head: ShardHead, request: SearchRequest, passing: Bitmap | None) -> ShardPlans:
+    """Return the plans of a shard for every query of the request's filter, k, recall and ef."""
+    return ShardPlans(head, request.k, request.recall, request.ef, passing)
 
 
 def search_shard(
@@ -139,7 +117,7 @@ def search_shard(
         found.n_distances += first.n_distances
     clock.lap("traverse")
     answer.found = found
-    yield from _rescore(answer, request, found.node_ids[: plan.n_candidates])
+    yield from _rescore(answer, request, found, plan.n_candidates)
     clock.lap("rescore")
     return answer
 
@@ -160,15 +138,21 @@ def _walk(
         walk.close()
 
 
-def _rescore(answer: ShardAnswer, request: SearchRequest, candidates: Int32s) -> Pipeline[None]:
-    session = answer.session
-    vectors = session.keys(sections.VECTORS, _blocks(candidates, session.head.vector_block_rows))
+def _rescore(answer: ShardAnswer, request: SearchRequest, found: Found, n_candidates: int) -> Pipeline[None]:
+    session, k = answer.session, request.k
+    candidates, estimates = found.node_ids[:n_candidates], found.distances[:n_candidates]
+    # What cannot be among the k, by the error of its estimate, is not worth reading.
+    code = prepare_query(request.query, session.code_params)
+    kept, spreads = undecided(code, session.tables, candidates, estimates, k)
+    rows = candidates[kept]
+    vectors = session.keys(sections.VECTORS, _blocks(rows, session.head.vector_block_rows))
     # The payload comes in the same round as the vectors that decide who needs it: a round costs more.
-    yield vectors + session.keys(sections.PAYLOAD, _blocks(candidates, session.head.payload_block_rows))
-    exact = exact_distances(request.query, session.vector_rows(candidates), None, session.metric)
-    best = topk(exact, request.k)
-    answer.node_ids, answer.distances = candidates[best], exact[best]
-    answer.n_rescored = len(candidates)
+    yield vectors + session.keys(sections.PAYLOAD, _blocks(rows, session.head.payload_block_rows))
+    places, distances, n_rescored = rescore(
+        request.query, session.vector_rows(rows), session.metric, estimates[kept], spreads, k
+    )
+    answer.node_ids, answer.distances = rows[places], distances
+    answer.n_rescored, answer.n_skipped = n_rescored, len(candidates) - n_rescored
 
 
 def _exact(answer: ShardAnswer, request: SearchRequest, passing: Bitmap | None) -> Pipeline[None]:

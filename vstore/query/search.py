@@ -131,7 +131,7 @@ def keys_of(ranked: Ranked, engine: Engine) -> list[Key]:
     by_shard = {int(part) for part in np.unique(ranked.parts) if part >= 0}
     ranked.rounds.run(
         [
-            (ranked.shards[part].session, _whole(ranked.shards[part].session, sections.KEYS))
+            (ranked.shards[part].session, whole_round(ranked.shards[part].session, sections.KEYS))
             for part in by_shard
         ]
     )
@@ -198,6 +198,8 @@ class Work(NamedTuple):
     n_hops: int
     n_filter_checks: int
     n_rescored: int
+    n_skipped: int
+    n_skipped: int
 
 
 def receipt_of(
@@ -240,6 +242,8 @@ def receipt_of(
     receipt.n_hops = sum(part.n_hops for part in work)
     receipt.n_filter_checks = sum(part.n_filter_checks for part in work)
     receipt.n_rescored = sum(part.n_rescored for part in work)
+    receipt.n_skipped = sum(part.n_skipped for part in work)
+    receipt.n_skipped = sum(part.n_skipped for part in work)
     return receipt
 
 
@@ -254,7 +258,8 @@ def _receipt(
         n_memtable_matching=memtable.n_matching,
         plans=[(answer.session.shard.shard_id, answer.plan) for answer in answers],
         work=[
-            Work(a.found.n_distances, a.found.n_hops, a.found.n_filter_checks, a.n_rescored) for a in answers
+            Work(a.found.n_distances, a.found.n_hops, a.found.n_filter_checks, a.n_rescored, a.n_skipped)
+            for a in answers
         ],
     )
     for answer in answers:
@@ -279,5 +284,7 @@ def payload_round(session: ShardSession, rows: Any) -> Pipeline[None]:
     yield session.keys(sections.PAYLOAD, np.unique(rows // session.head.payload_block_rows))
 
 
-def _whole(session: ShardSession, section: str) -> Pipeline[None]:
+def whole_round(session: ShardSession, section: str) -> Pipeline[None]:
+    """Make a section of one piece resident in a session."""
+    yield [session.key(sections.HEAD)]
     yield [session.key(section)]

@@ -1,0 +1,126 @@
+"""Codes of 8 bits: each component a signed byte between the least and greatest value of its dimension.
+
+Nothing is ever clipped in the rows that trained the codes: x ~ center + scale * c. With weights that depend on
+the query only, and a bias beside the codes under squared L2 only,
+
+    |q - x|^2 ~ |q - center|^2 + sum (scale c)^2 - 2 sum (q - center) scale c
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vstore_kernels.intrinsics import store_i16
+from vstore_kernels.jit import Int, sum_kernel
+from vstore_kernels.layout import F_AT_ZERO, F_BASE, F_GROWTH, F_SCALE, METRICS
+
+LEVELS: Final = 127
+_L2: Final = METRICS.index("l2")
+_COSINE: Final = METRICS.index("cosine")
+_MAX_WEIGHT: Final = 32_767
+_MAX_SUM: Final = (1 << 31) - 1
+
+
+def encode_rows(
+    rows: NDArray[np.float32],
+    center: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    with_bias: bool,
+    out: NDArray[np.uint8],
+) -> None:
+    """Encode rows.
+
+    Args:
+        rows: float32 [n, d].
+        center: float32 [d].
+        scale: float32 [d]; a component beyond its range takes the nearest code.
+        with_bias: whether a bias follows the codes.
+        out: uint8 [n, d, or d + 4 with a bias], mutated.
+    """
+    d = center.size
+    inverse = np.zeros(d, np.float32)
+    np.divide(np.float32(1), scale, out=inverse, where=scale > 0)
+    part = np.clip(np.rint((rows - center) * inverse), -LEVELS, LEVELS)
+    out[:, :d] = part.astype(np.int8).view(np.uint8)
+    if with_bias:
+        part *= scale
+        bias = np.einsum("ij,ij->i", part, part).astype("<f4")
+        out[:, d:] = bias.view(np.uint8).reshape(-1, 4)
+
+
+@sum_kernel()
+def prepare_affine(
+    query: NDArray[np.float32],
+    center: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    metric: Int,
+    weights: NDArray[np.float32],
+    packed: NDArray[np.uint64],
+    factors: NDArray[np.float32],
+) -> None:
+    """Make a query ready for 8-bit codes.
+
+    Args:
+        query: float32 [d], raw.
+        center: float32 [d].
+        scale: float32 [d].
+        metric: position in METRICS.
+        weights: float32 [d], mutated.
+        packed: uint64 [>= d / 4], mutated: the weights as int16, as fine as sums in 32 bits allow.
+        factors: float32 [N_FACTORS], mutated.
+    """
+    d = query.shape[0]
+    shrink = np.float32(1)
+    if metric == _COSINE:
+        own = np.float32(0)
+        for j in range(d):
+            own += query[j] * query[j]
+        if own > np.float32(0):
+            shrink = np.float32(1) / np.float32(np.sqrt(own))
+    base = np.float32(0)
+    step_square = np.float32(0)
+    step_fourth = np.float32(0)
+    if metric == _L2:
+        for j in range(d):
+            shifted = query[j] - center[j]
+            weights[j] = np.float32(-2) * shifted * scale[j]
+            base += shifted * shifted
+            square = scale[j] * scale[j]
+            step_square += square
+            step_fourth += square * square
+    else:
+        for j in range(d):
+            component = query[j] * shrink
+            weights[j] = -component * scale[j]
+            base -= component * center[j]
+            step_square += weights[j] * weights[j]
+        if metric == _COSINE:
+            base += np.float32(1)
+    most = np.float32(0)
+    for j in range(d):
+        most = max(most, np.float32(abs(weights[j])))
+    levels = np.float32(min(_MAX_WEIGHT, _MAX_SUM // (LEVELS * d)))
+    step = np.float32(0)
+    inverse = np.float32(0)
+    if most > np.float32(0):
+        # A power of two, so that weights that are whole numbers stay exact.
+        step = np.float32(2.0 ** np.ceil(np.log2(most / levels)))
+        inverse = np.float32(1) / step
+    address = np.int64(packed.ctypes.data)
+    for j in range(d):
+        store_i16(address, 2 * j, np.int16(np.int32(np.rint(weights[j] * inverse))))
+    factors[F_BASE] = base
+    factors[F_SCALE] = step
+    # A uniform rounding error over one step has variance step^2 / 12. Under l2 the gap between query and row is
+    # taken to spread over the dimensions as their ranges do, and adds to it.
+    if metric == _L2:
+        factors[F_AT_ZERO] = step_square / np.float32(12)
+        factors[F_GROWTH] = (
+            step_fourth / step_square / np.float32(3) if step_square > np.float32(0) else np.float32(0)
+        )
+    else:
+        factors[F_AT_ZERO] = np.float32(np.sqrt(step_square / np.float32(12)))
+        factors[F_GROWTH] = np.float32(0)

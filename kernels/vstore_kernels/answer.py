@@ -1,0 +1,311 @@
+"""Whole answers on a resident shard: one kernel call for a batch of queries, without Python between the hops.
+
+The answers are those of the resumable search (`search`, `scan`, then `rescore`), bit for bit; that one serves
+shards of which something is not in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vstore_kernels import gate
+from vstore_kernels.answering import answer_rows
+from vstore_kernels.bitmap import full
+from vstore_kernels.build import UpperLevels
+from vstore_kernels.codes import CodeParams, flips_of, packed_words
+from vstore_kernels.layout import (
+    ACORN,
+    HNSW,
+    HNSW_RESULT_FILTER,
+    MAX_BEAM,
+    METRICS,
+    MODES,
+    N_COUNTERS,
+    N_FACTORS,
+    SCAN,
+)
+from vstore_kernels.search import SearchScratch
+from vstore_kernels.tables import BlockTables
+
+__all__ = ["AnswerScratch", "ResidentShard", "answer"]
+
+_NO_FILTER: Final = np.empty(0, np.uint64)
+_LAST_EPOCH: Final = 0xFFFFFFFF
+
+
+class ResidentShard:
+    """What a kernel reads of a shard; nothing of it may change while a call runs. Keeps its arrays alive.
+
+    Args:
+        tables: with every list and code block resident.
+        upper: trusted; call its `check` once after reading it from storage.
+        upper_codes: uint8 [U, row_bytes], the codes of `upper.nodes`.
+        centroids: float32 [K, d'].
+        cluster_offsets: int64 [K + 1].
+        params: what encoded the codes.
+        vector_table: int64 [n_vector_blocks], addresses of float32 [rows, d] blocks of exact vectors, 0 where
+            absent; the caller keeps those arrays alive.
+        vector_shift: log2 of the rows of such a block.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: shapes that do not agree, or blocks that are not resident.
+    """
+
+    __slots__ = ("_keep", "arguments", "d", "n", "n_clusters", "tables")
+
+    def __init__(
+        self,
+        tables: BlockTables,
+        upper: UpperLevels,
+        upper_codes: NDArray[np.uint8],
+        centroids: NDArray[np.float32],
+        cluster_offsets: NDArray[np.int64],
+        params: CodeParams,
+        vector_table: NDArray[np.int64],
+        vector_shift: int,
+    ) -> None:
+        gate.array("upper_codes", upper_codes, np.uint8, 2)
+        gate.array("centroids", centroids, np.float32, 2)
+        gate.array("cluster_offsets", cluster_offsets, np.int64, 1)
+        gate.array("vector_table", vector_table, np.int64, 1)
+        if not tables.resident:
+            raise ValueError("some lists or codes are not resident; use the resumable search")
+        if tables.row_bytes != params.row_bytes or upper_codes.shape != (upper.nodes.size, params.row_bytes):
+            raise ValueError(
+                f"codes of {tables.row_bytes} bytes and upper codes of shape {upper_codes.shape} do not fit "
+                f"parameters of {params.row_bytes} bytes a row and {upper.nodes.size} upper nodes"
+            )
+        K = centroids.shape[0]
+        if (
+            centroids.shape[1] != params.d + (params.metric == "dot")
+            or cluster_offsets.size != K + 1
+            or cluster_offsets[0] != 0
+            or cluster_offsets[-1] != tables.n
+            or np.any(np.diff(cluster_offsets) < 0)
+        ):
+            raise ValueError(
+                f"{K} centroids of {centroids.shape[1]} dimensions and {cluster_offsets.size} offsets do not fit "
+                f"{tables.n} rows of {params.d} dimensions"
+            )
+        if vector_table.size << vector_shift < tables.n:
+            raise ValueError(
+                f"{vector_table.size} vector blocks of {1 << vector_shift} rows do not cover {tables.n} rows"
+            )
+        self.n, self.d, self.n_clusters, self.tables = tables.n, params.d, K, tables
+        self._keep = (upper, params)
+        self.arguments = (
+            tables.list_table,
+            tables.code_table,
+            tables.block_shift,
+            tables.M0,
+            tables.row_bytes,
+            upper.nodes,
+            upper.rows,
+            upper.links,
+            upper_codes,
+            upper.entry_rank,
+            upper.max_level,
+            centroids,
+            cluster_offsets,
+            params.center,
+            params.scale,
+            flips_of(params),
+            params.bits,
+            params.width,
+            params.bias_at,
+            METRICS.index(params.metric),
+            vector_table,
+            vector_shift,
+        )
+
+    @property
+    def params(self) -> CodeParams:
+        """What encoded the codes."""
+        params: CodeParams = self._keep[1]
+        return params
+
+
+class AnswerScratch:
+    """Buffers of one `answer` at a time; pool one a thread. It grows as calls need."""
+
+    __slots__ = (
+        "_addresses",
+        "_bound_nodes",
+        "_bounds",
+        "_cluster_gaps",
+        "_cluster_heap",
+        "_cluster_heap_gaps",
+        "_factors",
+        "_kept",
+        "_packed",
+        "_rotated",
+        "_search",
+        "_spreads",
+    )
+
+    def __init__(self) -> None:
+        self._search = SearchScratch()
+        self._factors = np.zeros(N_FACTORS, np.float32)
+        self._rotated, self._packed = np.empty(0, np.float32), np.empty(0, np.uint64)
+        self._cluster_gaps, self._cluster_heap_gaps = np.empty(0, np.float32), np.empty(0, np.float32)
+        self._cluster_heap = np.empty(0, np.int32)
+        self._bound_nodes, self._bounds = np.empty(0, np.int32), np.empty(0, np.float32)
+        self._spreads, self._kept, self._addresses = (
+            np.empty(0, np.float32),
+            np.empty(0, np.int64),
+            np.empty(0, np.int64),
+        )
+
+    def fit(
+        self, shard: ResidentShard, m: int, ef: int, n_seeds: int, k: int, mode: int
+    ) -> tuple[object, ...]:
+        """Make room for a call of `m` queries and return its scratch arguments."""
+        search, params = self._search, shard.params
+        search.fit(shard.tables, n_seeds, ef, mode)
+        if search.epoch + m > _LAST_EPOCH:
+            search.visited[:] = 0
+            search.epoch = 1
+        epoch = search.epoch
+        search.epoch += m - 1
+        words = packed_words(params.width, params.bits)
+        if self._rotated.size != params.width:
+            self._rotated = np.empty(params.width, np.float32)
+        if self._packed.size < words:
+            self._packed = np.empty(words, np.uint64)
+        if self._cluster_gaps.size != shard.n_clusters:
+            self._cluster_gaps = np.empty(shard.n_clusters, np.float32)
+            self._cluster_heap = np.empty(shard.n_clusters, np.int32)
+            self._cluster_heap_gaps = np.empty(shard.n_clusters, np.float32)
+        if self._kept.size < ef:
+            self._spreads, self._kept = np.empty(ef, np.float32), np.empty(ef, np.int64)
+            self._addresses = np.empty(ef, np.int64)
+        if self._bounds.size < k:
+            self._bound_nodes, self._bounds = np.empty(k, np.int32), np.empty(k, np.float32)
+        return (
+            epoch,
+            search.state,
+            search.counters,
+            search.beam_nodes,
+            search.beam_distances,
+            search.heap_nodes,
+            search.heap_distances,
+            search.seeds,
+            search.visited,
+            search.buffer,
+            search.failing,
+            search.wanted,
+            search.need_lists,
+            search.need_codes,
+            search.n_needs,
+            self._rotated,
+            self._packed,
+            self._factors,
+            self._cluster_gaps,
+            self._cluster_heap,
+            self._cluster_heap_gaps,
+            self._spreads,
+            self._bound_nodes,
+            self._bounds,
+            self._kept,
+            self._addresses,
+        )
+
+
+def answer(
+    shard: ResidentShard,
+    queries: NDArray[np.float32],
+    passing: NDArray[np.uint64] | None,
+    mode: int,
+    *,
+    ef: int,
+    n_seeds: int,
+    n_candidates: int,
+    k: int,
+    n_matching: int,
+    scratch: AnswerScratch,
+    out_ids: NDArray[np.int32],
+    out_distances: NDArray[np.float32],
+    counters: NDArray[np.int64],
+    status: NDArray[np.uint8],
+) -> None:
+    """Answer `queries` on one shard with the GIL released.
+
+    Args:
+        shard: what to search.
+        queries: float32 [m, d], raw.
+        passing: uint64 bitmap of the nodes that may be returned, or None where all may.
+        mode: SCAN, HNSW (unfiltered only), HNSW_RESULT_FILTER or ACORN.
+        ef: beam width; at least `n_candidates` is used.
+        n_seeds: passing nodes that ACORN starts from.
+        n_candidates: the best of the beam that are candidates; of these, those that the error of their
+            estimates leaves undecided are scored exactly.
+        k: answers wanted.
+        n_matching: how many nodes pass.
+        scratch: mutated; not shared by threads.
+        out_ids: int32 [m, k], written where answered: node ids, nearest first; further places are left alone.
+        out_distances: float32 [m, k], exact, as `exact_distances` gives them.
+        counters: int64 [m, N_COUNTERS], written where answered.
+        status: uint8 [m]: ANSWERED, LACKS_VECTORS or TOO_FEW.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: shapes that do not agree, a missing or short bitmap, or a number out of range.
+    """
+    if queries.dtype != np.float32 or queries.ndim != 2 or not queries.flags.c_contiguous:
+        gate.array("queries", queries, np.float32, 2)
+    m = len(queries)
+    for name, array, dtype, shape in (
+        ("out_ids", out_ids, np.int32, (m, k)),
+        ("out_distances", out_distances, np.float32, (m, k)),
+        ("counters", counters, np.int64, (m, N_COUNTERS)),
+        ("status", status, np.uint8, (m,)),
+    ):
+        if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name} is {array.dtype} of shape {array.shape}; it must be {np.dtype(dtype)} of shape {shape}, C-contiguous"
+            )
+    if queries.shape[1] != shard.d:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions; the shard has {shard.d}")
+    width = max(ef, n_candidates)
+    if not (
+        k >= 1 and n_candidates >= 1 and ef >= 1 and width <= MAX_BEAM and n_seeds >= 1 and n_matching >= 0
+    ):
+        raise ValueError(
+            f"k is {k}, ef {ef}, n_candidates {n_candidates}, n_seeds {n_seeds}, n_matching {n_matching}; "
+            f"they must be at least 1 (n_matching 0) and beams at most {MAX_BEAM}"
+        )
+    if mode != SCAN and mode not in MODES:
+        raise ValueError(f"mode is {mode}; it must be one of {(*MODES, SCAN)}")
+    if passing is None:
+        if mode == HNSW_RESULT_FILTER:
+            raise ValueError("HNSW_RESULT_FILTER needs the bitmap of passing nodes; use HNSW without one")
+        bitmap = full(shard.n) if mode == ACORN else _NO_FILTER
+    else:
+        bitmap = gate.array("passing", passing, np.uint64, 1)
+        if mode == HNSW or bitmap.size * 64 < shard.n:
+            raise ValueError(
+                f"a bitmap of {bitmap.size} words under mode {mode}: HNSW takes none, others one over {shard.n} nodes"
+            )
+    if m == 0:
+        return
+    buffers = scratch.fit(shard, m, width, n_seeds, k, mode)
+    answer_rows(
+        queries,
+        bitmap,
+        mode,
+        width,
+        n_seeds,
+        n_candidates,
+        k,
+        n_matching,
+        out_ids,
+        out_distances,
+        counters,
+        status,
+        *shard.arguments,
+        *buffers,
+    )
