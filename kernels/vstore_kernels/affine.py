@@ -1,7 +1,7 @@
 """Codes of 8 bits: each component a signed byte between the least and greatest value of its dimension.
 
-Nothing is ever clipped in the rows that trained the codes: x ~ center + scale * c. With weights that depend on
-the query only, and a bias beside the codes under squared L2 only,
+Nothing is ever clipped in the rows that trained the codes: x ~ center + scale * c. With weights that depend
+on the query only, and a bias beside the codes under squared L2 only,
 
     |q - x|^2 ~ |q - center|^2 + sum (scale c)^2 - 2 sum (q - center) scale c
 """
@@ -114,8 +114,8 @@ def prepare_affine(
         store_i16(address, 2 * j, np.int16(np.int32(np.rint(weights[j] * inverse))))
     factors[F_BASE] = base
     factors[F_SCALE] = step
-    # A uniform rounding error over one step has variance step^2 / 12. Under l2 the gap between query and row is
-    # taken to spread over the dimensions as their ranges do, and adds to it.
+    # A uniform rounding error over one step has variance step^2 / 12. Under l2 the gap between query and row
+    # is taken to spread over the dimensions as their ranges do, and adds to it.
     if metric == _L2:
         factors[F_AT_ZERO] = step_square / np.float32(12)
         factors[F_GROWTH] = (

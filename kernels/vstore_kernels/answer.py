@@ -88,8 +88,8 @@ class ResidentShard:
             or np.any(np.diff(cluster_offsets) < 0)
         ):
             raise ValueError(
-                f"{K} centroids of {centroids.shape[1]} dimensions and {cluster_offsets.size} offsets do not fit "
-                f"{tables.n} rows of {params.d} dimensions"
+                f"{K} centroids of {centroids.shape[1]} dimensions and {cluster_offsets.size} offsets "
+                f"do not fit {tables.n} rows of {params.d} dimensions"
             )
         if vector_table.size << vector_shift < tables.n:
             raise ValueError(
@@ -266,7 +266,8 @@ def answer(
     ):
         if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
             raise ValueError(
-                f"{name} is {array.dtype} of shape {array.shape}; it must be {np.dtype(dtype)} of shape {shape}, C-contiguous"
+                f"{name} is {array.dtype} of shape {array.shape}; "
+                f"it must be {np.dtype(dtype)} of shape {shape}, C-contiguous"
             )
     if queries.shape[1] != shard.d:
         raise ValueError(f"queries have {queries.shape[1]} dimensions; the shard has {shard.d}")
@@ -288,7 +289,8 @@ def answer(
         bitmap = gate.array("passing", passing, np.uint64, 1)
         if mode == HNSW or bitmap.size * 64 < shard.n:
             raise ValueError(
-                f"a bitmap of {bitmap.size} words under mode {mode}: HNSW takes none, others one over {shard.n} nodes"
+                f"a bitmap of {bitmap.size} words under mode {mode}: "
+                f"HNSW takes none, others one over {shard.n} nodes"
             )
     if m == 0:
         return

@@ -96,7 +96,7 @@ def answer_rows(
     kept: NDArray[np.int64],
     addresses: NDArray[np.int64],
 ) -> None:
-    """Answer `queries` (float32 [m, d]) one after the other; arrays as in `answer` and the bundles there."""
+    """Answer `queries` (float32 [m, d]) one after the other; arrays as in `answer` and its bundles."""
     filtered = passing.shape[0] > 0
     for i in range(queries.shape[0]):
         query = queries[i]
@@ -269,7 +269,7 @@ def _scan_passing(
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],
 ) -> Int:
-    """Score every passing node (or the first `n`, unfiltered) and keep the best `capacity`; return how many."""
+    """Score every passing node (or the first `n`, unfiltered), keep the best `capacity`; return how many."""
     mask = (np.int64(1) << block_shift) - 1
     size = np.int64(0)
     if not filtered:

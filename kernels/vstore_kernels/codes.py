@@ -57,8 +57,8 @@ class CodeParams:
     center: NDArray[np.float32]
     """float32 [d]: the middle of each dimension's range at 8 bits, else the mean."""
     scale: NDArray[np.float32]
-    """8 bits: float32 [d], the step of each dimension, 0 where it is constant. Else float32 [1]: the root mean
-    square error of a component, in units of a row's own step."""
+    """8 bits: float32 [d], the step of each dimension, 0 where it is constant. Else float32 [1]: the root
+    mean square error of a component, in units of a row's own step."""
 
     def __post_init__(self) -> None:
         gate.array("center", self.center, np.float32, 1)
@@ -260,7 +260,8 @@ def estimate(
         TypeError: a wrong dtype.
         ValueError: a wrong shape, or an id out of range.
     """
-    return _estimates(query_code, codes, node_ids)[0]
+    estimates: NDArray[np.float32] = _estimates(query_code, codes, node_ids)[0]
+    return estimates
 
 
 def error_std(
@@ -268,14 +269,15 @@ def error_std(
 ) -> NDArray[np.float32]:
     """Return one standard deviation of (estimate - exact), float32 [m], for the rows that `estimate` takes.
 
-    The model is uniform, independent rounding errors. At 8 bits under l2 the error grows with the distance; at
-    fewer bits with the row's own step and the query's length, as RaBitQ's bound does.
+    The model is uniform, independent rounding errors. At 8 bits under l2 the error grows with the distance;
+    at fewer bits with the row's own step and the query's length, as RaBitQ's bound does.
 
     Raises:
         TypeError: a wrong dtype.
         ValueError: a wrong shape, or an id out of range.
     """
-    return _estimates(query_code, codes, node_ids)[1]
+    errors: NDArray[np.float32] = _estimates(query_code, codes, node_ids)[1]
+    return errors
 
 
 def check_row_bytes(query_code: QueryCode, value: int) -> None:

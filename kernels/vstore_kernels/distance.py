@@ -97,7 +97,7 @@ def distance_at(address: Int, query: NDArray[np.float32], norm: np.float32, kind
         component = load_f32(address, 4 * j)
         inner += query[j] * component
         square += component * component
-    return _gap(inner, norm * np.float32(np.sqrt(square)))
+    return np.float32(_gap(inner, norm * np.float32(np.sqrt(square))))
 
 
 @kernel()

@@ -11,8 +11,8 @@ masks unpack whole registers:
 | 1    | 8 bytes  | bit i of the little-endian word is i         | N_PLANES words a chunk, two's complement |
 
 The products of 4- and 2-bit codes are summed in pairs by vpmaddubsw (15 * 127 * 4 fits 16 bits, so it cannot
-saturate), or by AVX-512 VNNI's vpdpbusd; those of 8-bit codes by vpmaddwd or vpdpwssd; 1-bit codes by population
-counts, which LLVM turns into VPOPCNTDQ where there is one (Gao & Long 2024, RaBitQ, section 3.3.2).
+saturate), or by AVX-512 VNNI's vpdpbusd; those of 8-bit codes by vpmaddwd or vpdpwssd; 1-bit codes by
+population counts, which LLVM turns into VPOPCNTDQ where there is one (RaBitQ, Gao & Long 2024, 3.3.2).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Final
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils as _cgutils
 from numba.extending import intrinsic
 
 from vstore_kernels.intrinsics import load_u64, popcount
@@ -36,6 +36,7 @@ CHUNK: Final = 64
 N_PLANES: Final = 6
 """Bit planes of a query against 1-bit codes; the last one counts negative."""
 
+_emit: Any = _cgutils
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 # LLVM 22 gave the byte dot product its true operand types.
 _BYTES_ARE_BYTES: Final = llvm.llvm_version_info[0] >= 22
@@ -100,7 +101,7 @@ def _add_words(builder: Any, total: Any, codes: Any, query: Any, isa: str) -> An
 
 
 def _add_bytes(builder: Any, total: Any, parts: list[tuple[Any, Any]], isa: str) -> Any:
-    """Return i32 lanes `total` plus products of unsigned small codes and int8 queries, vectors of 16 or 32."""
+    """Return i32 lanes `total` plus products of small unsigned codes and int8 queries (16 or 32 lanes)."""
     lanes = parts[0][0].type.count
     if isa == "portable":
         for codes, query in parts:
@@ -138,9 +139,9 @@ def emit_chunks(builder: Any, row: Any, query: Any, n_chunks: Any, bits: int, is
     n_parts = 8 // bits
     lanes = CHUNK // n_parts
     kind = _vector(_I8, lanes)
-    accumulator = cgutils.alloca_once(builder, _vector(_I32, lanes // 4))
+    accumulator = _emit.alloca_once(builder, _vector(_I32, lanes // 4))
     builder.store(_splat(_vector(_I32, lanes // 4), 0), accumulator)
-    with cgutils.for_range(builder, n_chunks) as loop:
+    with _emit.for_range(builder, n_chunks) as loop:
         packed = _load(builder, builder.add(row, builder.mul(loop.index, _I64(lanes))), kind)
         start = builder.add(query, builder.mul(loop.index, _I64(CHUNK)))
         mask = _splat(kind, (1 << bits) - 1)
@@ -164,17 +165,17 @@ def emit_bytes(builder: Any, row: Any, query: Any, d: Any, isa: str) -> Any:
         isa: one of `isa.ISAS`.
     """
     codes_kind, query_kind = _vector(_I8, 16), _vector(_I16, 16)
-    accumulator = cgutils.alloca_once(builder, _vector(_I32, 8))
+    accumulator = _emit.alloca_once(builder, _vector(_I32, 8))
     builder.store(_splat(_vector(_I32, 8), 0), accumulator)
     n_steps = builder.lshr(d, _I64(4))
-    with cgutils.for_range(builder, n_steps) as loop:
+    with _emit.for_range(builder, n_steps) as loop:
         codes = builder.sext(
             _load(builder, builder.add(row, builder.mul(loop.index, _I64(16))), codes_kind), query_kind
         )
         weights = _load(builder, builder.add(query, builder.mul(loop.index, _I64(32))), query_kind)
         builder.store(_add_words(builder, builder.load(accumulator), codes, weights, isa), accumulator)
-    total = cgutils.alloca_once_value(builder, _sum(builder, builder.load(accumulator)))
-    with cgutils.for_range_slice(builder, builder.shl(n_steps, _I64(4)), d, _I64(1)) as (index, _):
+    total = _emit.alloca_once_value(builder, _sum(builder, builder.load(accumulator)))
+    with _emit.for_range_slice(builder, builder.shl(n_steps, _I64(4)), d, _I64(1)) as (index, _):
         code = builder.sext(builder.load(builder.inttoptr(builder.add(row, index), _I8.as_pointer())), _I32)
         at = builder.add(query, builder.shl(index, _I64(1)))
         weight = builder.sext(builder.load(builder.inttoptr(at, _I16.as_pointer()), align=1), _I32)
@@ -214,7 +215,7 @@ else:
         """Return, as int32, the dot product of int8 [d] codes at `row` with int16 [d] at `query`."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return emit_bytes(builder, *args, ISA)
+            return emit_bytes(builder, args[0], args[1], args[2], ISA)
 
         return types.int32(types.int64, types.int64, types.int64), codegen
 
@@ -223,7 +224,7 @@ else:
         """Return, as int32, the dot product of chunks of 4-bit codes at `row` with int8 at `query`."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return emit_chunks(builder, *args, 4, ISA)
+            return emit_chunks(builder, args[0], args[1], args[2], 4, ISA)
 
         return types.int32(types.int64, types.int64, types.int64), codegen
 
@@ -232,7 +233,7 @@ else:
         """Return, as int32, the dot product of chunks of 2-bit codes at `row` with int8 at `query`."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return emit_chunks(builder, *args, 2, ISA)
+            return emit_chunks(builder, args[0], args[1], args[2], 2, ISA)
 
         return types.int32(types.int64, types.int64, types.int64), codegen
 

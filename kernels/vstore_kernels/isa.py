@@ -1,7 +1,7 @@
 """Which instruction set the integer kernels are written for: what the CPU has, or what the environment says.
 
-`VSTORE_KERNELS_ISA` set to `portable`, `avx2` or `avx512` before the first import overrides the choice, so that
-the other paths can be tested; integer sums are exact, so every path gives the same estimates bit for bit.
+`VSTORE_KERNELS_ISA` set to `portable`, `avx2` or `avx512` before the first import overrides the choice, so
+that the other paths can be tested; integer sums are exact, so every path gives the same estimates.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _FEATURES: Final = {
 
 
 def features() -> frozenset[str]:
-    """Return the CPU features that numba compiles for: the host's, unless its own settings name another CPU."""
-    if config.CPU_NAME:
-        named = config.CPU_FEATURES or ""
+    """Return the CPU features that numba compiles for: the host's, unless its settings name another CPU."""
+    if getattr(config, "CPU_NAME", None):
+        named = getattr(config, "CPU_FEATURES", None) or ""
         return frozenset(part[1:] for part in named.split(",") if part.startswith("+"))
     return frozenset(name for name, has in llvm.get_host_cpu_features().items() if has)
 
@@ -46,7 +46,8 @@ def choose(wanted: str | None, present: frozenset[str]) -> str:
     lacking = _FEATURES.get(wanted, frozenset()) - present
     if lacking:
         raise ValueError(
-            f"{VARIABLE} is {wanted!r}, but this CPU lacks {', '.join(sorted(lacking))}; unset it, or set it to auto"
+            f"{VARIABLE} is {wanted!r}, but this CPU lacks {', '.join(sorted(lacking))}; "
+            "unset it, or set it to auto"
         )
     return wanted
 

@@ -2,8 +2,8 @@
 
 RaBitQ (Gao & Long 2024, SIGMOD) and its extension to more bits (Gao et al. 2025, SIGMOD). A row is taken
 relative to the mean of all, rotated, and each component rounded to one of 2^bits levels; the grid's extent is
-the one, of a few, that leaves the least angle between row and code. With u the levels centred on zero and r the
-residual, <q, r> is estimated without bias as
+the one, of a few, that leaves the least angle between row and code. With u the levels centred on zero and r
+the residual, <q, r> is estimated without bias as
 
     <q, u> * |r|^2 / <u, r>
 

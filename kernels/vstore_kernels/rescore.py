@@ -1,10 +1,10 @@
 """Exact distances of the candidates that could still be among the k nearest, and of no others.
 
 Codes give an estimate and the standard deviation of its error. A candidate whose estimate lies more than
-SIGMAS deviations beyond what the k-th place needs cannot reach it, but for once in a thousand times; the bound
-is RaBitQ's (Gao & Long 2024, section 3.2.2), with the error measured when the codes were trained. First, before
-any vector is read, against the k-th least upper bound of all candidates; then, one after the other in order of
-their estimates, against the k-th least exact distance so far.
+SIGMAS deviations beyond what the k-th place needs cannot reach it, but for once in a thousand times; the
+bound is RaBitQ's (Gao & Long 2024, section 3.2.2), with the error measured when the codes were trained.
+First, before any vector is read, against the k-th least upper bound of all candidates; then, one after the
+other in order of their estimates, against the k-th least exact distance so far.
 """
 
 from __future__ import annotations

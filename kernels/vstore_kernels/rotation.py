@@ -1,4 +1,4 @@
-"""A fixed random rotation that costs d log d: sign flips, Hadamard transforms and mixing of halves, four rounds.
+"""A fixed random rotation that costs d log d: sign flips, Hadamard transforms, mixing of halves, four times.
 
 Narrow codes need components of about equal size, whatever the data. The rotation is the one of the RaBitQ
 library (Gao & Long 2024; fast Hadamard transform and Kac's walk): where the width is no power of two, the
@@ -42,10 +42,11 @@ def signs(width: int) -> NDArray[np.float32]:
     )
     with np.errstate(over="ignore"):
         word = counter + np.uint64(0x9E3779B97F4A7C15)
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        word = word ^ (word >> np.uint64(31))
-    out = np.where(word >> np.uint64(63), np.float32(-1), np.float32(1)).astype(np.float32)
+        word = np.bitwise_xor(word, np.right_shift(word, np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = np.bitwise_xor(word, np.right_shift(word, np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        word = np.bitwise_xor(word, np.right_shift(word, np.uint64(31)))
+    negative = np.right_shift(word, np.uint64(63)) != 0
+    out = np.where(negative, np.float32(-1), np.float32(1)).astype(np.float32)
     out.flags.writeable = False
     return out
 

@@ -46,7 +46,9 @@ def score(address: Int, query: QueryView) -> np.float32:
     if query.bits == 4:
         raw = np.float32(_nibbles(address, packed, query.width // CHUNK))
     elif query.bits == 8:
-        distance = factors[F_BASE] + factors[F_SCALE] * np.float32(_bytes(address, packed, query.width))
+        distance = np.float32(
+            factors[F_BASE] + factors[F_SCALE] * np.float32(_bytes(address, packed, query.width))
+        )
         if query.bias_at > 0:
             distance += load_f32(address, query.bias_at)
         return distance
@@ -61,12 +63,12 @@ def score(address: Int, query: QueryView) -> np.float32:
 
 @inner()
 def spread(address: Int, estimate: np.float32, query: QueryView) -> np.float32:
-    """Return one standard deviation of the error of `estimate`, which `score` gave for the row at `address`."""
+    """Return one standard deviation of the error of `estimate`, `score`'s of the row at `address`."""
     factors = query.factors
     if query.bits == 8:
         nearness = max(estimate, np.float32(0))
         return np.float32(np.sqrt(factors[F_AT_ZERO] * factors[F_AT_ZERO] + factors[F_GROWTH] * nearness))
-    return np.float32(abs(load_f32(address, query.bias_at + 4))) * factors[F_STEP_ERROR]
+    return np.float32(abs(load_f32(address, query.bias_at + 4)) * factors[F_STEP_ERROR])
 
 
 @inner()

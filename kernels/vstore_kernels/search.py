@@ -93,6 +93,7 @@ class SearchScratch:
         return self.need_codes[: int(self.n_needs[1])]
 
     def fit(self, tables: BlockTables, n_seeds: int, ef: int, mode: int) -> None:
+        """Make room for a search of a shard and take its epoch."""
         if self.visited.size < tables.n:
             self.visited, self.epoch = np.zeros(tables.n, np.uint32), 0
         if self.beam_nodes.size < ef:

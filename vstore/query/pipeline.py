@@ -49,7 +49,6 @@ class ShardAnswer:
     distances: Float32s
     n_rescored: int = 0
     n_skipped: int = 0
-    n_skipped: int = 0
     found: Found = field(default_factory=Found.nothing)
     timings_ms: dict[str, float] = field(default_factory=dict)
 

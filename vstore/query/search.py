@@ -199,7 +199,6 @@ class Work(NamedTuple):
     n_filter_checks: int
     n_rescored: int
     n_skipped: int
-    n_skipped: int
 
 
 def receipt_of(
@@ -242,7 +241,6 @@ def receipt_of(
     receipt.n_hops = sum(part.n_hops for part in work)
     receipt.n_filter_checks = sum(part.n_filter_checks for part in work)
     receipt.n_rescored = sum(part.n_rescored for part in work)
-    receipt.n_skipped = sum(part.n_skipped for part in work)
     receipt.n_skipped = sum(part.n_skipped for part in work)
     return receipt
 
