@@ -63,19 +63,6 @@ def test_batched_is_one_by_one_whatever_the_batches(
     np.testing.assert_allclose(other.score("read a file", documents), alone, rtol=1e-3, atol=1e-3)
 
 
-def test_batches_hold_like_lengths_and_their_budget(folder: Path) -> None:
-    model = CrossEncoderReranker(folder, batch_tokens=200, batch_size=7)
-    lengths = np.random.default_rng(0).integers(5, 120, size=90).tolist()
-    batches = list(model._batches(lengths))
-    assert sorted(row for rows in batches for row in rows) == list(range(90))
-    for rows in batches:
-        padded = len(rows) * max(lengths[row] for row in rows)
-        assert len(rows) <= 7
-        assert padded <= 200 or len(rows) == 1
-    padding = sum(len(r) * max(lengths[i] for i in r) for r in batches) - sum(lengths)
-    assert padding < 0.1 * sum(lengths)
-
-
 def test_pairs_may_have_different_queries(reranker: CrossEncoderReranker) -> None:
     documents = documents_of(4, seed=3)
     queries = ["open", "read a list", "vector search index", "open"]

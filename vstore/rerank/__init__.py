@@ -10,6 +10,7 @@ from vstore.rerank.cross_encoder import CrossEncoderReranker
 from vstore.rerank.documents import candidate_of, check_query, document_text, query_parts, query_text
 from vstore.rerank.lexical import LexicalReranker
 from vstore.rerank.stage import DEFAULT_DEPTH, Rerank, Stage, apply, as_stages, depth_of
+from vstore.rerank.vision_language import VisionLanguageReranker
 
 __all__ = [
     "DEFAULT_DEPTH",
@@ -18,6 +19,7 @@ __all__ = [
     "LexicalReranker",
     "Rerank",
     "Stage",
+    "VisionLanguageReranker",
     "apply",
     "as_stages",
     "candidate_of",

@@ -22,6 +22,8 @@ def candidate_of(hit: Hit) -> Candidate:
         text=text if isinstance(text, str) and text.strip() else None,
         image=image or None if isinstance(image, (str, bytes)) else image,
         attributes=hit.attributes,
+        first_score=hit.first_score,
+        first_rank=hit.first_rank,
     )
 
 

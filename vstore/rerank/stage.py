@@ -1,4 +1,4 @@
-"""The re-ranking stage: settings, cascades, and the one function that applies them to an answer.
+"""The re-ranking stage: the one function that applies `Rerank`s to an answer.
 
 Scores of different models do not compare, so every hit that a stage was given carries that stage's
 score, or NaN where it has none; only what lies deeper keeps the score it came with.
@@ -6,132 +6,43 @@ score, or NaN where it has none; only what lies deeper keeps the score it came w
 
 from __future__ import annotations
 
-import operator
+import contextvars
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from vstore.errors import InvalidSetting, RerankError, VstoreError, nearest
+from vstore.errors import RerankError, StorageError, VstoreError
 from vstore.rerank import scores as arithmetic
-from vstore.rerank.callables import as_reranker, name_of
-from vstore.rerank.documents import candidate_of, check_query
-from vstore.settings import require
-from vstore.types import Candidate, Hit, Reranker, RerankReport
+from vstore.rerank.documents import candidate_of, check_query, document_text
+from vstore.rerank.images import STORE_SCHEME
+from vstore.rerank.plan import DEFAULT_DEPTH, Needs, Rerank, Stage, as_stages, check_depth, depth_of
+from vstore.rerank.work import DeadlinePassed, Work, recording
+from vstore.types import Candidate, Hit, RerankReport
 
-DEFAULT_DEPTH = 50
-MAX_DEPTH = 100_000
+__all__ = ["DEFAULT_DEPTH", "Rerank", "Stage", "apply", "as_stages", "check_depth", "depth_of"]
 
-Needs = Literal["nothing", "document", "text", "image"]
-OnError = Literal["raise", "keep"]
-_NEEDS: tuple[Needs, ...] = ("nothing", "document", "text", "image")
-_ON_ERROR: tuple[OnError, ...] = ("raise", "keep")
-_DEFAULTS: dict[str, Any] = {"blend": 0.0, "normalize": "min_max", "needs": "nothing"}
+Images = dict[str, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Rerank:
-    """A re-ranker and how a search uses it.
+class ReadsObjects(Protocol):
+    """What the stage asks of a store: one object's bytes, from several threads."""
 
-    Where `blend`, `normalize` or `needs` is None, the model's own `rerank_defaults` (a mapping of those
-    names) decides if it has one, and else the default below.
-
-    Raises:
-        InvalidSetting: a value outside its limits, or a model that is no re-ranker.
-    """
-
-    model: Any
-    """An object with `.score(query, documents)`, or a callable of those arguments."""
-    depth: int | None = None
-    """How many hits are re-ranked; at least k always are. Default: 50, or half of the stage before."""
-    blend: float | None = None
-    """Weight of the vector stage's score, from 0 (the model alone, the default) to 1 (no change)."""
-    normalize: arithmetic.Normalize | None = None
-    """The common scale of a blend: "min_max" (the default) or "z_score", over the scored documents."""
-    needs: Needs | None = None
-    """What a document must have to be given to the model: "nothing" (the default: the model sees all and
-    answers NaN for what it cannot score), "document" (a text or an image), "text" or "image"."""
-    on_error: OnError = "raise"
-    """What becomes of a search whose model raises: "raise", or "keep" the order that the stage was
-    given, and report it."""
-
-    def __post_init__(self) -> None:
-        as_reranker(self.model)
-        if self.depth is not None:
-            object.__setattr__(self, "depth", check_depth(self.depth, "depth"))
-        defaults = {**_DEFAULTS, **_hints(self.model)}
-        for name, default in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-        weight = self.blend
-        require(
-            isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0.0 <= weight <= 1.0,
-            f"blend is {weight!r}; it must be from 0 (the model alone) to 1 (the vector score alone)",
-        )
-        _check_choice("normalize", self.normalize, arithmetic.NORMALIZERS)
-        _check_choice("needs", self.needs, _NEEDS)
-        _check_choice("on_error", self.on_error, _ON_ERROR)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A `Rerank` with everything decided, as `as_stages` makes it."""
-
-    reranker: Reranker
-    name: str
-    depth: int
-    blend: float
-    normalize: arithmetic.Normalize
-    needs: Needs
-    on_error: OnError
-
-
-def as_stages(rerank: Any, rerank_depth: int | None = None) -> tuple[Stage, ...]:
-    """Return what a search's `rerank` and `rerank_depth` ask for; nothing for None.
-
-    Args:
-        rerank: None; a re-ranker, a callable or a `Rerank`; or a list of them, a cascade: each stage
-            re-ranks the best of the one before, and no deeper.
-        rerank_depth: the depth of the first stage, where its `Rerank` does not say.
-
-    Raises:
-        InvalidSetting: no re-ranker, a depth outside its limits or said twice, or a depth that rises.
-    """
-    given = () if rerank is None else tuple(rerank) if isinstance(rerank, (list, tuple)) else (rerank,)
-    if rerank_depth is not None:
-        rerank_depth = check_depth(rerank_depth, "rerank_depth")
-        require(len(given) > 0, f"rerank_depth is {rerank_depth} and rerank is {rerank!r}; pass rerank= too")
-    stages: list[Stage] = []
-    for position, item in enumerate(given):
-        settings = item if isinstance(item, Rerank) else Rerank(item)
-        depth = settings.depth
-        if position == 0:
-            require(
-                depth is None or rerank_depth is None or depth == rerank_depth,
-                f"rerank_depth is {rerank_depth} and the Rerank's depth is {depth}; give one of them",
-            )
-            depth = depth or rerank_depth or DEFAULT_DEPTH
-        else:
-            above = stages[-1]
-            depth = depth or (above.depth + 1) // 2
-            require(
-                depth <= above.depth,
-                f"stage {position} of the cascade has depth {depth} and the one before it, {above.name}, has "
-                f"{above.depth}; depths must not rise: a stage sees what the one before re-ranked",
-            )
-        stages.append(_stage(settings, depth))
-    return tuple(stages)
-
-
-def depth_of(stages: Sequence[Stage], k: int) -> int:
-    """Return how many hits the vector stage must find for `k` re-ranked answers."""
-    return max(k, stages[0].depth) if stages else k
+    def get(self, key: str) -> bytes:
+        """Return an object whole, or raise a StorageError."""
+        ...
 
 
 def apply(
-    stages: Sequence[Stage], query_document: Any, hits: Sequence[Hit], k: int
+    stages: Sequence[Stage],
+    query_document: Any,
+    hits: Sequence[Hit],
+    k: int,
+    store: ReadsObjects | None = None,
 ) -> tuple[list[Hit], list[RerankReport]]:
     """Re-rank an answer, stage after stage, and return its k best and a report of each stage.
 
@@ -144,6 +55,7 @@ def apply(
         query_document: the query's own text or image, or a dict of both.
         hits: best first; not modified.
         k: answers wanted.
+        store: where `store://` image references are read, those of a stage in one parallel round.
 
     Raises:
         InvalidInput: query_document is missing, or is nothing that can be read.
@@ -154,62 +66,161 @@ def apply(
         return ranked[:k], []
     check_query(query_document)
     reports: list[RerankReport] = []
-    for stage in stages:
+    images: Images = {}
+    for position, stage in enumerate(stages):
         depth = max(stage.depth, k)
-        ranked[:depth], report = _apply_one(stage, query_document, ranked[:depth])
+        ranked[:depth], report = _apply_one(stage, query_document, ranked[:depth], store, images)
         reports.append(report)
+        if position + 1 < len(stages) and _is_settled(stage, ranked, k):
+            report.stopped_early = True
+            break
     return ranked[:k], reports
 
 
-def check_depth(depth: Any, name: str) -> int:
-    """Return a depth as an int.
-
-    Raises:
-        InvalidSetting: not a whole number from 1 to MAX_DEPTH.
-    """
-    try:
-        value = -1 if isinstance(depth, bool) else operator.index(depth)
-    except TypeError:
-        value = -1
-    require(
-        1 <= value <= MAX_DEPTH,
-        f"{name} is {depth!r}; it must be a whole number from 1 to {MAX_DEPTH}, "
-        f"and {DEFAULT_DEPTH} suits most models",
-    )
-    return value
+def _is_settled(stage: Stage, ranked: Sequence[Hit], k: int) -> bool:
+    """Return whether the scores above the k-th place, and the next, lie apart by the stage's margin."""
+    if stage.stop_margin is None:
+        return False
+    scores = np.array([hit.score for hit in ranked[: min(k + 1, stage.depth)]])
+    return not np.isnan(scores).any() and bool((-np.diff(scores) >= stage.stop_margin).all())
 
 
-def _apply_one(stage: Stage, query: Any, window: list[Hit]) -> tuple[list[Hit], RerankReport]:
+def _apply_one(
+    stage: Stage, query: Any, window: list[Hit], store: ReadsObjects | None, images: Images
+) -> tuple[list[Hit], RerankReport]:
     started = time.perf_counter()
-    candidates = [candidate_of(hit) for hit in window]
+    work = Work()
+    if stage.deadline_ms is not None:
+        work.deadline_s = started + stage.deadline_ms / 1e3
+    report = RerankReport(stage.name, 0, 0, 0, 0.0)
+    candidates: list[Candidate] = []
+
+    def ask() -> arithmetic.Float64s:
+        candidates[:] = [_candidate(hit, stage, images) for hit in window]
+        if store is not None and stage.needs != "text":
+            _read_images(candidates, store, images)
+        with recording(work):
+            return _score(stage, query, candidates, work)
+
     try:
-        scores = _score(stage, query, candidates)
+        raw = _within(stage, ask, work)
+    except DeadlinePassed:
+        report.deadline_passed = True
+        report.failures = [f"the deadline of {stage.deadline_ms:g} ms passed: the order was kept"]
+        report.latency_ms = (time.perf_counter() - started) * 1e3
+        return window, report
     except RerankError as error:
         if stage.on_error == "raise":
             raise
-        latency_ms = (time.perf_counter() - started) * 1e3
-        return window, RerankReport(stage.name, 0, len(window), 0, latency_ms, [str(error)])
+        report.n_failed, report.failures = len(window), [str(error)]
+        report.latency_ms = (time.perf_counter() - started) * 1e3
+        return window, report
+    ranked = _ordered(stage, raw, window, candidates, work, report)
+    _fill(report, work)
+    report.latency_ms = (time.perf_counter() - started) * 1e3
+    return ranked, report
+
+
+def _ordered(
+    stage: Stage,
+    raw: arithmetic.Float64s,
+    window: list[Hit],
+    candidates: list[Candidate],
+    work: Work,
+    report: RerankReport,
+) -> list[Hit]:
     first = np.array([hit.first_score for hit in window], dtype=np.float64)
-    fused = arithmetic.blend(scores, first, stage.blend, stage.normalize)
+    fused = arithmetic.blend(raw, first, stage.blend, stage.normalize)
     places = arithmetic.order(fused).tolist()
     failed = np.flatnonzero(np.isnan(fused)).tolist()
-    report = RerankReport(
-        model=stage.name,
-        n_scored=len(window) - len(failed),
-        n_failed=len(failed),
-        n_moved=sum(place != position for position, place in enumerate(places)),
-        latency_ms=(time.perf_counter() - started) * 1e3,
-        failures=[_why(stage, candidates[i]) for i in failed],
+    report.n_scored = len(window) - len(failed)
+    report.n_failed = len(failed)
+    report.n_moved = sum(place != position for position, place in enumerate(places))
+    report.failures = [_why(stage, candidates[i], work.failures.get(i)) for i in failed]
+    dropped = set(failed) if stage.keep == "scored" else set()
+    if stage.min_score is not None:
+        dropped |= set(np.flatnonzero(raw < stage.min_score).tolist())
+    report.n_dropped = len(dropped)
+    return [replace(window[i], score=float(fused[i])) for i in places if i not in dropped]
+
+
+def _fill(report: RerankReport, work: Work) -> None:
+    report.n_pairs = work.n_pairs
+    report.n_cached = work.n_cached
+    report.n_batches = work.n_batches
+    report.n_tokens = work.n_tokens
+    report.padding_share = work.padding_share
+    report.n_queries_merged = work.n_queries_merged
+    report.decode_ms = work.decode_ms
+    report.wait_ms = work.wait_ms
+    report.forward_ms = work.forward_ms
+
+
+def _within(stage: Stage, ask: Callable[[], arithmetic.Float64s], work: Work) -> arithmetic.Float64s:
+    """Return what `ask` returns, or raise DeadlinePassed once the stage's time is over.
+
+    A model that knows nothing of deadlines cannot be stopped: it ends on a thread of its own, unheard.
+    """
+    if stage.deadline_ms is None:
+        return ask()
+    answers: list[arithmetic.Float64s] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(run,), name=f"rerank {stage.name}", daemon=True)
+    thread.start()
+    thread.join(work.left_s())
+    if thread.is_alive() or (answers and work.left_s() == 0.0):
+        raise DeadlinePassed
+    if errors:
+        raise errors[0]
+    return answers[0]
+
+
+def _candidate(hit: Hit, stage: Stage, images: Images) -> Candidate:
+    candidate = candidate_of(hit)
+    if stage.fields:
+        candidate = replace(candidate, text=document_text(candidate, stage.fields))
+    image = candidate.image
+    return (
+        replace(candidate, image=images[image]) if isinstance(image, str) and image in images else candidate
     )
-    return [replace(window[i], score=float(fused[i])) for i in places], report
 
 
-def _score(stage: Stage, query: Any, documents: list[Candidate]) -> arithmetic.Float64s:
+def _read_images(candidates: list[Candidate], store: ReadsObjects, images: Images) -> None:
+    """Replace `store://` references by bytes; what cannot be read stays, and the model reports it."""
+    wanted = sorted(
+        {c.image for c in candidates if isinstance(c.image, str) and c.image.startswith(STORE_SCHEME)}
+    )
+    if not wanted:
+        return
+
+    def read(reference: str) -> bytes | None:
+        try:
+            return store.get(reference.removeprefix(STORE_SCHEME))
+        except (StorageError, ValueError):
+            return None
+
+    with ThreadPoolExecutor(min(len(wanted), 32)) as pool:
+        found = zip(wanted, pool.map(read, wanted), strict=True)
+        images.update({reference: data for reference, data in found if data is not None})
+    for position, candidate in enumerate(candidates):
+        if isinstance(candidate.image, str) and candidate.image in images:
+            candidates[position] = replace(candidate, image=images[candidate.image])
+
+
+def _score(stage: Stage, query: Any, documents: list[Candidate], work: Work) -> arithmetic.Float64s:
     """Return float64[n], NaN for what was not scored."""
     suited = [i for i, document in enumerate(documents) if _has(document, stage.needs)]
     try:
-        return _ask(stage, query, documents, suited)
-    except VstoreError:
+        return _ask(stage, query, documents, suited, work)
+    except (VstoreError, DeadlinePassed):
         raise
     except Exception as error:
         failure = error
@@ -217,8 +228,8 @@ def _score(stage: Stage, query: Any, documents: list[Candidate]) -> arithmetic.F
     readable = [i for i in suited if _has(documents[i], "document")]
     if 0 < len(readable) < len(suited):
         try:
-            return _ask(stage, query, documents, readable)
-        except VstoreError:
+            return _ask(stage, query, documents, readable, work)
+        except (VstoreError, DeadlinePassed):
             raise
         except Exception as error:
             failure = error
@@ -229,29 +240,17 @@ def _score(stage: Stage, query: Any, documents: list[Candidate]) -> arithmetic.F
     ) from failure
 
 
-def _ask(stage: Stage, query: Any, documents: list[Candidate], rows: list[int]) -> arithmetic.Float64s:
+def _ask(
+    stage: Stage, query: Any, documents: list[Candidate], rows: list[int], work: Work
+) -> arithmetic.Float64s:
     scores = np.full(len(documents), np.nan)
     if rows:
+        work.failures = {}
         answer = stage.reranker.score(query, [documents[i] for i in rows])
         scores[rows] = arithmetic.as_scores(answer, len(rows), stage.name)
+        # The model counts from the first document that it was given.
+        work.failures = {rows[i]: reason for i, reason in work.failures.items() if i < len(rows)}
     return scores
-
-
-def _stage(settings: Rerank, depth: int) -> Stage:
-    # Rerank.__post_init__ has replaced every None.
-    assert settings.blend is not None
-    assert settings.normalize is not None
-    assert settings.needs is not None
-    reranker = as_reranker(settings.model)
-    return Stage(
-        reranker=reranker,
-        name=name_of(reranker),
-        depth=depth,
-        blend=float(settings.blend),
-        normalize=settings.normalize,
-        needs=settings.needs,
-        on_error=settings.on_error,
-    )
 
 
 def _has(document: Candidate, needs: Needs) -> bool:
@@ -262,34 +261,9 @@ def _has(document: Candidate, needs: Needs) -> bool:
     return needs == "nothing" or document.text is not None or document.image is not None
 
 
-def _why(stage: Stage, document: Candidate) -> str:
+def _why(stage: Stage, document: Candidate, reason: str | None) -> str:
     if not _has(document, "document"):
         return f"{document.id!r}: no text or image was stored"
     if not _has(document, stage.needs):
         return f"{document.id!r}: no {stage.needs} was stored"
-    return f"{document.id!r}: the model gave it no score"
-
-
-def _hints(model: Any) -> Mapping[str, Any]:
-    hints = getattr(model, "rerank_defaults", None)
-    if hints is None:
-        return {}
-    require(
-        isinstance(hints, Mapping),
-        f"{name_of(model)}.rerank_defaults is a {type(hints).__name__}; "
-        f"it must be a mapping of {', '.join(_DEFAULTS)}",
-    )
-    for key in hints:
-        require(
-            key in _DEFAULTS,
-            f"{name_of(model)}.rerank_defaults has {key!r}{nearest(str(key), _DEFAULTS)}; "
-            f"known: {', '.join(_DEFAULTS)}",
-        )
-    checked: Mapping[str, Any] = hints
-    return checked
-
-
-def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        choices = ", ".join(repr(choice) for choice in known)
-        raise InvalidSetting(f"{name} is {value!r}{nearest(str(value), known)}; it must be one of {choices}")
+    return f"{document.id!r}: {reason or 'the model gave it no score'}"
