@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,12 +22,15 @@ from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
 from vstore.progress import progress_of
 from vstore.query import read
+from vstore.query.answers import search_resident
+from vstore.query.batch import search_batch
 from vstore.query.request import CompiledFilters, SearchRequest, check_k, search_request
-from vstore.query.search import Engine, explain, hits_of, keys_of, rank, score_of
+from vstore.query.resident import ResidentShards
+from vstore.query.search import Engine, explain, hits_of, rank
 from vstore.rerank.stage import apply, as_stages, depth_of
 from vstore.settings import Settings
 from vstore.shard.reader import Shard
-from vstore.types import BatchHits, Hits, Key, Receipt, Record, Schema
+from vstore.types import BatchHits, Hits, Receipt, Record, Schema
 
 Progress = bool | Callable[[int, int], None]
 
@@ -62,6 +64,7 @@ class Collection:
         self._closed = False
         self._loaded = load_view(parts.catalog, name, parts.settings, open_shard=parts.open_shard)
         self._filters = CompiledFilters(self._loaded.schema)
+        self._resident = ResidentShards(parts.engine.cache, parts.engine.passing)
 
     @property
     def name(self) -> str:
@@ -225,12 +228,18 @@ class Collection:
         """
         stages = as_stages(rerank, rerank_depth)
         request = self._request(query, depth_of(stages, check_k(k)), filter, recall, ef)
-        ranked = rank(self._view(), request, self._engine)
-        hits = hits_of(ranked, self._engine, self.schema.metric)
-        if stages:
-            hits, ranked.receipt.rerank = apply(stages, query_document, hits, k)
-            ranked.receipt.timings_ms["rerank"] = sum(r.latency_ms for r in ranked.receipt.rerank)
-        return Hits(hits[:k], ranked.receipt)
+        view = self._view()
+        found = search_resident(view, request, self._engine, self._resident)
+        if found is None:
+            ranked = rank(view, request, self._engine)
+            found = Hits(hits_of(ranked, self._engine, view.schema.metric), ranked.receipt)
+        if not stages:
+            return found
+        hits, reports = apply(stages, query_document, found.hits, k, self._engine.store)
+        receipt = found.receipt
+        receipt.timings_ms["rerank"] = sum(report.latency_ms for report in reports)
+        receipt.rerank = reports
+        return Hits(hits, receipt)
 
     def search_batch(
         self,
@@ -252,29 +261,14 @@ class Collection:
         """
         view, schema = self._view(), self.schema
         matrix = as_vectors(queries, dim=schema.dim, metric=schema.metric, what="query")
-        requests = [self._request(row, k, filter, recall, ef) for row in matrix]
-
-        def answer(position: int) -> tuple[list[Key], Any, Receipt]:
-            ranked = rank(view, requests[position], self._engine)
-            keys = keys_of(ranked, self._engine)
-            return keys, score_of(ranked.distances, schema.metric), ranked.receipt
-
-        # A query that reads nothing is short Python between short kernels: threads would only pass the
-        # interpreter's lock back and forth. One that waits for storage is what they are for.
-        answers = [answer(0)] if requests else []
-        rest = range(1, len(requests))
-        if answers and answers[0][2].n_round_trips:
-            with ThreadPoolExecutor(self._parts.settings.n_threads) as pool:
-                answers += pool.map(answer, rest)
-        else:
-            answers += map(answer, rest)
-        text = view.id_kind == "str"
-        ids = np.full((len(answers), check_k(k)), None if text else -1, dtype=object if text else np.int64)
-        scores = np.full(ids.shape, -np.inf, dtype=np.float32)
-        for row, (keys, found, _) in enumerate(answers):
-            ids[row, : len(keys)] = keys
-            scores[row, : len(keys)] = found
-        return BatchHits(ids, scores, [receipt for _, _, receipt in answers])
+        if matrix is queries or not matrix.flags.owndata:
+            # Receipts look at the queries later.
+            matrix = matrix.copy()
+        # One of them is checked as a search is; the others differ in the vector only.
+        one = matrix[0] if len(matrix) else np.ones(schema.dim, np.float32)
+        request = self._request(one, k, filter, recall, ef)
+        n_threads = self._parts.settings.n_threads
+        return search_batch(view, request, matrix, self._engine, self._resident, n_threads)
 
     def explain(
         self,

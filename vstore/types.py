@@ -164,9 +164,9 @@ class Receipt(_FilledLater):
     Counters add up over shards and the memtable. `n_cache_hits` are blocks found in memory,
     `n_disk_hits` in the disk tier, `n_cache_misses` those read from the store. `plan` names the
     traversal of each shard and the reason it was chosen; `selectivity` is passing / live rows;
-    of the candidates, `n_rescored` were scored exactly and `n_skipped` could not be among the k best, by
-    the error bound of their estimates; `correlation` is the share of passing rows in the clusters nearest the query over their share
-    overall (1 is uncorrelated).
+    `correlation` is the share of passing rows in the clusters nearest the query over their share
+    overall (1 is uncorrelated). Of the candidates, `n_rescored` were scored exactly; the `n_skipped`
+    could not be among the k best, by the error bound of their estimates.
     """
 
     plan: str = ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from face_rows import build_store, queries
 
 import vstore
 from vstore import F
+from vstore.query import planner
 from vstore.storage.wrappers.counting import CountingStore
 from vstore.traverse import TRAVERSALS
 
@@ -97,16 +100,12 @@ def test_explain_plans_without_searching(store):
 def test_every_traversal_is_the_same_cold_and_warm(store, name, monkeypatch):
     """All shipped traversals, whatever the planner would have chosen, stop and resume alike."""
     assert name in TRAVERSALS
-    import vstore.query.pipeline as pipeline
-
-    plan = pipeline.choose
+    plan = planner.choose
 
     def forced(**known):
-        import dataclasses
-
         return dataclasses.replace(plan(**known), traversal=name)
 
-    monkeypatch.setattr(pipeline, "choose", forced)
+    monkeypatch.setattr(planner, "choose", forced)
     filter = None if name == "hnsw" else FILTERS["half"]
     cold, warm = (connect(store, cache_bytes=limit)[0].collection("c") for limit in (0, 1 << 30))
     warm.warm()

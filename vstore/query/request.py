@@ -117,7 +117,7 @@ def check_recall(recall: Any) -> float:
 
 
 def check_query(query: Any, schema: Schema) -> Float32s:
-    """Return a query as float32[dim], an array of its own or the caller's.
+    """Return a query as float32[dim], C-contiguous, a copy: receipts look at it later.
 
     Raises:
         DimensionMismatch, InvalidVector: as `as_query`.
@@ -126,8 +126,8 @@ def check_query(query: Any, schema: Schema) -> Float32s:
         # It is finite only where every component is; what it leaves open is looked at closely.
         square = float(query.dot(query))
         if math.isfinite(square) and (square > SURELY_POSITIVE or schema.metric != "cosine"):
-            return np.ascontiguousarray(query)
-    return as_query(query, dim=schema.dim, metric=schema.metric)
+            return query.copy()
+    return as_query(query, dim=schema.dim, metric=schema.metric).copy()
 
 
 def search_request(

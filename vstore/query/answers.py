@@ -1,0 +1,255 @@
+"""Whole answers from resident shards: merged, shown, and accounted for when someone looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from vstore.ingest.view import CollectionView
+from vstore.query.memtable import MemtableAnswer, chunk_row, search_memtable
+from vstore.query.planner import Plan
+from vstore.query.request import SearchRequest
+from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, Step, find, step_of
+from vstore.query.rounds import Rounds
+from vstore.query.search import Engine, Work, distance_of, payload_round, receipt_of, score_of, write_reads
+from vstore.shard import sections
+from vstore.shard.fetch import ReadMeter
+from vstore.shard.payload import Fields, PayloadRow, unpack_attributes
+from vstore.shard.reader import Shard
+from vstore.shard.session import ShardSession
+from vstore.types import Attributes, Document, Float32s, Hit, Hits, Int64s, Key, Metric, Receipt
+from vstore_kernels import layout
+
+View = CollectionView[Shard]
+
+
+class MemtableRow(NamedTuple):
+    """What a hit of the memtable shows."""
+
+    key: Key
+    attributes: Attributes
+    document: Document | None
+
+
+class AnswerRows:
+    """The rows of one answer, best first, that hits are made of when someone looks (`HitRows`)."""
+
+    __slots__ = ("_distances", "_fields", "_metric", "_rows")
+
+    def __init__(
+        self, rows: list[PayloadRow | MemtableRow], distances: Float32s, metric: Metric, fields: Fields
+    ) -> None:
+        self._rows = rows
+        self._distances = distances
+        self._metric = metric
+        self._fields = fields
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def ids(self) -> list[Key]:
+        """As `HitRows.ids`."""
+        return [row.key for row in self._rows]
+
+    def scores(self) -> Float32s:
+        """As `HitRows.scores`."""
+        return score_of(self._distances, self._metric)
+
+    def hits(self) -> list[Hit]:
+        """As `HitRows.hits`."""
+        scores = self.scores().tolist()
+        own = distance_of(self._distances, self._metric).tolist()
+        hits = []
+        for position, (row, score, distance) in enumerate(zip(self._rows, scores, own, strict=True)):
+            if isinstance(row, PayloadRow):
+                attributes = unpack_attributes(row, self._fields)
+            else:
+                attributes = row.attributes
+            hits.append(Hit(row.key, score, distance, attributes, row.document, score, position))
+        return hits
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """What one answer took, to make its receipt of; `counters` has a row for each shard."""
+
+    query: Float32s
+    ready: Sequence[ReadyShard]
+    planned: Sequence[PlannedShard]
+    plans: Sequence[Plan]
+    counters: Sequence[Int64s]
+    n_live: int
+    n_memtable: int
+    n_memtable_matching: int
+    n_cache_hits: int
+    meter: ReadMeter | None
+    timings_ms: dict[str, float]
+    engine: Engine
+
+    def values(self) -> dict[str, Any]:
+        """Return every field of the receipt by name."""
+        plans = [
+            (ready.shard.shard_id, replace(plan, correlation=planned.plans.correlation(self.query)))
+            for ready, planned, plan in zip(self.ready, self.planned, self.plans, strict=True)
+        ]
+        receipt = receipt_of(
+            n_live=self.n_live,
+            n_memtable=self.n_memtable,
+            n_memtable_matching=self.n_memtable_matching,
+            plans=plans,
+            work=[Work(*(int(row[position]) for position in _WORK)) for row in self.counters],
+        )
+        receipt.timings_ms = self.timings_ms
+        write_reads(receipt, self.meter or ReadMeter(), self.n_cache_hits, self.engine.prices)
+        return receipt.__getstate__()
+
+
+_WORK: Final = (
+    layout.N_DISTANCES,
+    layout.N_HOPS,
+    layout.N_FILTER_CHECKS,
+    layout.N_RESCORED,
+    layout.N_SKIPPED,
+)
+
+
+def search_resident(
+    view: View, request: SearchRequest, engine: Engine, resident: ResidentShards
+) -> Hits | None:
+    """Answer a search by one kernel call a shard, or return None where something is not resident.
+
+    Payload that is not resident is read, in one round; it is part of the receipt as everywhere.
+    """
+    started = time.perf_counter()
+    ready = resident.ready(view.shards)
+    planned = None if ready is None else resident.planned(view.shards, ready, request)
+    if ready is None or planned is None:
+        return None
+    k, queries = request.k, request.query.reshape(1, -1)
+    steps: list[Step] = []
+    for plan in planned:
+        step = step_of(plan, plan.plans.plan(request.query))
+        if step is None:
+            return None
+        steps.append(step)
+    planned_at = time.perf_counter()
+    parts: list[Found] = []
+    for shard, step in zip(ready, steps, strict=True):
+        found = Found.room(1, k)
+        find(shard, step, queries, k, found)
+        if found.lacks[0]:
+            resident.tell(view.shards, True)
+            return None
+        parts.append(found)
+    resident.tell(view.shards, False)
+    found_at = time.perf_counter()
+    timings_ms = {"filter": (planned_at - started) * 1e3, "traverse": (found_at - planned_at) * 1e3}
+    memtable = None
+    if view.memtable.chunks:
+        memtable = search_memtable(view.memtable, request, view.schema.metric)
+        timings_ms["memtable"] = (time.perf_counter() - found_at) * 1e3
+        found_at = time.perf_counter()
+    places, distances = _merged(parts, memtable, k)
+    rows, n_blocks, meter = _shown(view, ready, places, memtable, engine)
+    timings_ms["payload"] = (time.perf_counter() - found_at) * 1e3
+    account = Account(
+        request.query,
+        ready,
+        planned,
+        [step.plan for step in steps],
+        [part.counters[0] for part in parts],
+        view.n_live,
+        view.memtable.n_live if memtable is not None else 0,
+        memtable.n_matching if memtable is not None else 0,
+        2 * len(ready) + n_blocks,
+        meter,
+        timings_ms,
+        engine,
+    )
+    schema = view.schema
+    shown = AnswerRows(rows, distances, schema.metric, tuple(schema.fields.items()))
+    return Hits(shown, Receipt.later(account.values))
+
+
+def _merged(
+    parts: Sequence[Found], memtable: MemtableAnswer | None, k: int
+) -> tuple[list[tuple[int, int]], Float32s]:
+    """Return (shard number or -1, node id or place in the memtable's answer) and distances, best first."""
+    if len(parts) == 1 and memtable is None:
+        ids = parts[0].node_ids[0].tolist()
+        if ids and ids[-1] < 0:
+            ids = ids[: ids.index(-1)]
+        return [(0, node_id) for node_id in ids], parts[0].distances[0, : len(ids)]
+    numbers, places, distances = [], [], []
+    for number, part in enumerate(parts):
+        there = part.node_ids[0] >= 0
+        places.append(part.node_ids[0][there].astype(np.int64))
+        distances.append(part.distances[0][there])
+        numbers.append(np.full(len(places[-1]), number, np.int64))
+    if memtable is not None:
+        places.append(np.arange(len(memtable.rows)))
+        distances.append(memtable.distances)
+        numbers.append(np.full(len(memtable.rows), -1, np.int64))
+    if not numbers:
+        return [], np.empty(0, np.float32)
+    merged: Float32s = np.concatenate(distances)
+    order = np.argsort(merged, kind="stable")[:k]
+    chosen = zip(np.concatenate(numbers)[order].tolist(), np.concatenate(places)[order].tolist(), strict=True)
+    return list(chosen), merged[order]
+
+
+def _shown(
+    view: View,
+    ready: Sequence[ReadyShard],
+    places: Sequence[tuple[int, int]],
+    memtable: MemtableAnswer | None,
+    engine: Engine,
+) -> tuple[list[PayloadRow | MemtableRow], int, ReadMeter | None]:
+    """Return what the hits show, how many payload blocks were resident, and what reading others cost."""
+    rows: list[Any] = [None] * len(places)
+    used: set[tuple[int, int]] = set()
+    lacking: dict[int, list[int]] = {}
+    for position, (number, row) in enumerate(places):
+        if number < 0:
+            assert memtable is not None
+            chunk = memtable.view.chunks[int(memtable.chunks[row])]
+            rows[position] = MemtableRow(*chunk_row(chunk, int(memtable.rows[row])))
+            continue
+        shard = ready[number]
+        block, offset = divmod(row, shard.head.payload_block_rows)
+        held = shard.rows.payload[block]
+        if held is None:
+            lacking.setdefault(number, []).append(position)
+        else:
+            used.add((number, block))
+            rows[position] = held[offset]
+    if engine.cache.evicts:
+        _keep_in_use(ready, places, used, engine)
+    if not lacking:
+        return rows, len(used), None
+    rounds = Rounds(engine.store, engine.cache.disk)
+    sessions = {number: ShardSession(view.shards[number].shard, engine.cache) for number in lacking}
+    wanted = {n: np.array([places[position][1] for position in lacking[n]]) for n in lacking}
+    rounds.run([(session, payload_round(session, wanted[number])) for number, session in sessions.items()])
+    for number, positions in lacking.items():
+        for position in positions:
+            block, offset = divmod(places[position][1], ready[number].head.payload_block_rows)
+            rows[position] = sessions[number].get(sections.PAYLOAD, block)[offset]
+    return rows, len(used), rounds.meter
+
+
+def _keep_in_use(
+    ready: Sequence[ReadyShard], places: Sequence[tuple[int, int]], used: set[tuple[int, int]], engine: Engine
+) -> None:
+    """Mark the blocks of the hits used: the kernel's own reads nobody sees."""
+    for number, shard in enumerate(ready):
+        session = ShardSession(shard.shard, engine.cache)
+        block_rows = shard.head.vector_block_rows
+        vectors = {row // block_rows for part, row in places if part == number}
+        payload = {block for part, block in used if part == number}
+        keys = session.keys(sections.VECTORS, vectors) + session.keys(sections.PAYLOAD, payload)
+        engine.cache.use_rows(keys)

@@ -1,0 +1,243 @@
+"""Answers to many queries at once: the kernel's own speed, over threads, keys mapped by arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vstore.ingest.view import CollectionView
+from vstore.query.answers import Account
+from vstore.query.memtable import MemtableAnswer, chunk_key, search_memtable
+from vstore.query.planner import Plan
+from vstore.query.request import SearchRequest
+from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, find, step_of
+from vstore.query.rounds import Rounds
+from vstore.query.search import Engine, keys_of, rank, score_of, whole_round
+from vstore.shard import sections
+from vstore.shard.fetch import ReadMeter
+from vstore.shard.reader import Shard
+from vstore.shard.session import ShardSession
+from vstore.types import BatchHits, Float32s, Int64s, Receipt
+
+View = CollectionView[Shard]
+
+SLICE: Final = 32
+"""A kernel call answers this many queries at most, so that threads end together."""
+
+
+def search_batch(
+    view: View,
+    request: SearchRequest,
+    queries: Float32s,
+    engine: Engine,
+    resident: ResidentShards,
+    n_threads: int,
+) -> BatchHits:
+    """Return the answers to many queries that differ in nothing but the vector.
+
+    Args:
+        view: what is searched.
+        request: of every query; its own vector is not read.
+        queries: float32[n, dim], C-contiguous, checked; receipts keep it.
+        engine: its cache is used and filled.
+        resident: remembered for the collection.
+        n_threads: the most threads to use.
+    """
+    k = request.k
+    requests = [replace(request, query=query) for query in queries]
+    text = view.id_kind == "str"
+    ids = np.full((len(requests), k), None if text else -1, dtype=object if text else np.int64)
+    scores = np.full(ids.shape, -np.inf, dtype=np.float32)
+    batch = BatchHits(ids, scores, [])
+    if not requests:
+        return batch
+    receipts = _by_kernel(view, requests, queries, engine, resident, n_threads, batch)
+    left = [i for i, receipt in enumerate(receipts) if receipt is None]
+    for i, receipt in _by_pipeline(view, requests, engine, n_threads, left, batch):
+        receipts[i] = receipt
+    batch.receipts = [receipt for receipt in receipts if receipt is not None]
+    return batch
+
+
+def _by_pipeline(
+    view: View,
+    requests: Sequence[SearchRequest],
+    engine: Engine,
+    n_threads: int,
+    left: Sequence[int],
+    batch: BatchHits,
+) -> list[tuple[int, Receipt]]:
+    """Answer those queries one by one, over threads where they wait for storage."""
+
+    def answer(i: int) -> tuple[int, Receipt]:
+        ranked = rank(view, requests[i], engine)
+        keys = keys_of(ranked, engine)
+        batch.ids[i, : len(keys)] = keys
+        batch.scores[i, : len(keys)] = score_of(ranked.distances, view.schema.metric)
+        return i, ranked.receipt
+
+    # A query that reads nothing is short Python between short kernels: threads would only pass the
+    # interpreter's lock back and forth. One that waits for storage is what they are for.
+    first = [answer(left[0])] if left else []
+    if first and first[0][1].n_round_trips:
+        with ThreadPoolExecutor(n_threads) as pool:
+            return first + list(pool.map(answer, left[1:]))
+    return first + [answer(i) for i in left[1:]]
+
+
+def _by_kernel(
+    view: View,
+    requests: Sequence[SearchRequest],
+    queries: Float32s,
+    engine: Engine,
+    resident: ResidentShards,
+    n_threads: int,
+    batch: BatchHits,
+) -> list[Receipt | None]:
+    """Answer what needs nothing that is not resident; return a receipt, or None, for each query."""
+    k = requests[0].k
+    none: list[Receipt | None] = [None] * len(requests)
+    ready = resident.ready(view.shards)
+    planned = None if ready is None else resident.planned(view.shards, ready, requests[0])
+    if ready is None or planned is None:
+        return none
+    parts, plans = [], []
+    for shard, plan in zip(ready, planned, strict=True):
+        found, own = _on_shard(shard, plan, queries, k, n_threads)
+        parts.append(found)
+        plans.append(own)
+    answered = np.ones(len(requests), np.bool_)
+    for part in parts:
+        answered &= part.lacks == 0
+    if view.shards:
+        resident.tell(view.shards, not answered.all())
+    memtables: list[MemtableAnswer] = []
+    if view.memtable.chunks:
+        memtables = [search_memtable(view.memtable, request, view.schema.metric) for request in requests]
+    numbers, rows, distances = _merged(parts, memtables, len(requests), k)
+    meter = _map_keys(view, numbers, rows, memtables, answered, engine, batch)
+    batch.scores[answered] = score_of(distances[answered], view.schema.metric)
+    batch.scores[numbers == _NOWHERE] = -np.inf
+    n_live, n_memtable = view.n_live, view.memtable.n_live
+    receipts: list[Receipt | None] = []
+    for i in range(len(requests)):
+        if not answered[i]:
+            receipts.append(None)
+            continue
+        account = Account(
+            queries[i],
+            ready,
+            planned,
+            [own[i] for own in plans],
+            [part.counters[i] for part in parts],
+            n_live,
+            n_memtable,
+            memtables[i].n_matching if memtables else 0,
+            2 * len(ready),
+            # Who comes first pays for what all need, as where each is answered by itself.
+            meter if i == 0 else None,
+            {},
+            engine,
+        )
+        receipts.append(Receipt.later(account.values))
+    return receipts
+
+
+def _on_shard(
+    shard: ReadyShard, planned: PlannedShard, queries: Float32s, k: int, n_threads: int
+) -> tuple[Found, list[Plan]]:
+    """Return what one shard has for each query, and each query's plan."""
+    found = Found.room(len(queries), k)
+    plans: list[Any] = [None] * len(queries)
+    calls = []
+    for plan, own in planned.plans.split(queries):
+        step = step_of(planned, plan)
+        for i in own.tolist():
+            plans[i] = plan
+        if step is None:
+            found.lacks[own] = 1
+            continue
+        calls += [(step, own[start : start + SLICE]) for start in range(0, len(own), SLICE)]
+
+    def call(task: Any) -> None:
+        step, own = task
+        if int(own[-1]) - int(own[0]) == len(own) - 1:
+            # A run of queries is written where it belongs.
+            part = slice(int(own[0]), int(own[-1]) + 1)
+            find(shard, step, queries[part], k, found.part(part))
+            return
+        apart = Found.room(len(own), k)
+        find(shard, step, queries[own], k, apart)
+        found.node_ids[own], found.distances[own] = apart.node_ids, apart.distances
+        found.counters[own], found.lacks[own] = apart.counters, apart.lacks
+
+    if n_threads > 1 and len(calls) > 1:
+        with ThreadPoolExecutor(min(n_threads, len(calls))) as pool:
+            list(pool.map(call, calls))
+    else:
+        for task in calls:
+            call(task)
+    return found, plans
+
+
+_MEMTABLE: Final = -1
+_NOWHERE: Final = -2
+
+
+def _merged(
+    parts: Sequence[Found], memtables: Sequence[MemtableAnswer], n: int, k: int
+) -> tuple[Int64s, Int64s, Float32s]:
+    """Return, each [n, k] and best first: shard number, _MEMTABLE or _NOWHERE; row there; distance."""
+    if len(parts) == 1 and not memtables:
+        ids = parts[0].node_ids.astype(np.int64)
+        return np.where(ids < 0, _NOWHERE, 0), ids, parts[0].distances
+    numbers = [np.where(part.node_ids < 0, _NOWHERE, s) for s, part in enumerate(parts)]
+    rows = [part.node_ids.astype(np.int64) for part in parts]
+    distances = [part.distances for part in parts]
+    for i, answer in enumerate(memtables):
+        if i == 0:
+            numbers.append(np.full((n, k), _NOWHERE))
+            rows.append(np.full((n, k), -1, np.int64))
+            distances.append(np.full((n, k), np.inf, np.float32))
+        m = len(answer.rows)
+        numbers[-1][i, :m], rows[-1][i, :m] = _MEMTABLE, np.arange(m)
+        distances[-1][i, :m] = answer.distances
+    if not numbers:
+        return np.full((n, k), _NOWHERE), np.full((n, k), -1, np.int64), np.full((n, k), np.inf, np.float32)
+    number, row, distance = (np.concatenate(part, axis=1) for part in (numbers, rows, distances))
+    # What is nowhere comes last, behind an infinite distance too.
+    order = np.lexsort((distance, number == _NOWHERE), axis=1)[:, :k]
+    return tuple(np.take_along_axis(part, order, axis=1) for part in (number, row, distance))  # type: ignore[return-value]
+
+
+def _map_keys(
+    view: View,
+    numbers: Int64s,
+    rows: Int64s,
+    memtables: Sequence[MemtableAnswer],
+    answered: npt.NDArray[np.bool_],
+    engine: Engine,
+    batch: BatchHits,
+) -> ReadMeter:
+    """Write the keys of the rows that were found; return what reading the shards' keys cost."""
+    rounds = Rounds(engine.store, engine.cache.disk)
+    places = numbers[answered]
+    used = [s for s in range(len(view.shards)) if (places == s).any()]
+    sessions = {s: ShardSession(view.shards[s].shard, engine.cache) for s in used}
+    rounds.run([(session, whole_round(session, sections.KEYS)) for session in sessions.values()])
+    for number, session in sessions.items():
+        held, here = session.get(sections.KEYS), (numbers == number) & answered[:, None]
+        if isinstance(held, np.ndarray):
+            batch.ids[here] = held[rows[here]]
+        else:
+            batch.ids[here] = [held[row] for row in rows[here].tolist()]
+    for i, answer in enumerate(memtables):
+        for j in np.flatnonzero(numbers[i] == _MEMTABLE).tolist() if answered[i] else ():
+            row = int(rows[i, j])
+            batch.ids[i, j] = chunk_key(answer.view.chunks[int(answer.chunks[row])], int(answer.rows[row]))
+    return rounds.meter
