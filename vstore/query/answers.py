@@ -139,7 +139,7 @@ def search_resident(
     planned_at = time.perf_counter()
     parts: list[Found] = []
     for shard, step in zip(ready, steps, strict=True):
-        found = Found.room(1, k)
+        found = Found.room_for_one(k)
         find(shard, step, queries, k, found)
         if found.lacks[0]:
             resident.tell(view.shards, True)
@@ -148,13 +148,20 @@ def search_resident(
     resident.tell(view.shards, False)
     found_at = time.perf_counter()
     timings_ms = {"filter": (planned_at - started) * 1e3, "traverse": (found_at - planned_at) * 1e3}
-    memtable = None
+    memtable, n_memtable = None, 0
     if view.memtable.chunks:
+        n_memtable = view.memtable.n_live
         memtable = search_memtable(view.memtable, request, view.schema.metric)
         timings_ms["memtable"] = (time.perf_counter() - found_at) * 1e3
         found_at = time.perf_counter()
-    places, distances = _merged(parts, memtable, k)
-    rows, n_blocks, meter = _shown(view, ready, places, memtable, engine)
+    meter: ReadMeter | None
+    if len(parts) == 1 and memtable is None and not engine.cache.evicts:
+        distances = parts[0].distances[0]
+        rows, n_blocks, meter = _shown_of_one(view, ready[0], parts[0], engine)
+        distances = distances[: len(rows)]
+    else:
+        places, distances = _merged(parts, memtable, k)
+        rows, n_blocks, meter = _shown(view, ready, places, memtable, engine)
     timings_ms["payload"] = (time.perf_counter() - found_at) * 1e3
     account = Account(
         request.query,
@@ -162,8 +169,8 @@ def search_resident(
         planned,
         [step.plan for step in steps],
         [part.counters[0] for part in parts],
-        view.n_live,
-        view.memtable.n_live if memtable is not None else 0,
+        resident.n_live(view.shards) + n_memtable,
+        n_memtable,
         memtable.n_matching if memtable is not None else 0,
         2 * len(ready) + n_blocks,
         meter,
@@ -179,11 +186,6 @@ def _merged(
     parts: Sequence[Found], memtable: MemtableAnswer | None, k: int
 ) -> tuple[list[tuple[int, int]], Float32s]:
     """Return (shard number or -1, node id or place in the memtable's answer) and distances, best first."""
-    if len(parts) == 1 and memtable is None:
-        ids = parts[0].node_ids[0].tolist()
-        if ids and ids[-1] < 0:
-            ids = ids[: ids.index(-1)]
-        return [(0, node_id) for node_id in ids], parts[0].distances[0, : len(ids)]
     numbers, places, distances = [], [], []
     for number, part in enumerate(parts):
         there = part.node_ids[0] >= 0
@@ -200,6 +202,23 @@ def _merged(
     order = np.argsort(merged, kind="stable")[:k]
     chosen = zip(np.concatenate(numbers)[order].tolist(), np.concatenate(places)[order].tolist(), strict=True)
     return list(chosen), merged[order]
+
+
+def _shown_of_one(
+    view: View, shard: ReadyShard, found: Found, engine: Engine
+) -> tuple[list[Any], int, ReadMeter | None]:
+    """As `_shown`, for one shard and nothing else, which nearly every answer is."""
+    ids = found.node_ids[0].tolist()
+    if ids[-1] < 0:
+        ids = ids[: ids.index(layout.NO_NODE)]
+    payload, block_rows = shard.rows.payload, shard.head.payload_block_rows
+    blocks = [row // block_rows for row in ids]
+    try:
+        rows = [payload[block][row % block_rows] for block, row in zip(blocks, ids, strict=True)]
+    except TypeError:
+        # One of the blocks is None: not resident.
+        return _shown(view, [shard], [(0, row) for row in ids], None, engine)
+    return rows, len(set(blocks)), None
 
 
 def _shown(

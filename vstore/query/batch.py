@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -49,7 +48,7 @@ def search_batch(
         n_threads: the most threads to use.
     """
     k = request.k
-    requests = [replace(request, query=query) for query in queries]
+    requests = [request._replace(query=query) for query in queries]
     text = view.id_kind == "str"
     ids = np.full((len(requests), k), None if text else -1, dtype=object if text else np.int64)
     scores = np.full(ids.shape, -np.inf, dtype=np.float32)

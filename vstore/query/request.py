@@ -7,8 +7,7 @@ import numbers
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -23,8 +22,7 @@ SURELY_POSITIVE: Final = 1e-30
 """A sum of squares above this did not come from rounding."""
 
 
-@dataclass(frozen=True, slots=True)
-class SearchRequest:
+class SearchRequest(NamedTuple):
     """A checked query: `query` is float32[dim]; `ef` of None leaves the beam width to `recall`."""
 
     query: Float32s
@@ -48,16 +46,26 @@ class CompiledFilters:
         self._schema = schema
         self._lock = threading.Lock()
         self._known: OrderedDict[Any, Filter] = OrderedDict()
+        self._last: tuple[FilterLike, Filter | None] = (None, None)
 
     def get(self, filter: FilterLike) -> Filter | None:
         """Return the filter, compiled; None for None.
 
         Raises: as `compile_filter`.
         """
+        given, compiled = self._last
+        if filter is given:
+            return compiled
         if filter is None:
             return None
         if isinstance(filter, Mapping):
-            filter = Expression(parse_filter(filter))
+            # Not remembered as the last: it may have changed when it comes again.
+            return self._get(Expression(parse_filter(filter)))
+        compiled = self._get(filter)
+        self._last = (filter, compiled)
+        return compiled
+
+    def _get(self, filter: Expression | Filter) -> Filter:
         try:
             key = _filter_key(filter.tree)
             with self._lock:
@@ -67,13 +75,17 @@ class CompiledFilters:
                     return known
         except (AttributeError, RecursionError, TypeError):
             # No filter, too deep, or a value without a hash: compiling says what is wrong, if anything is.
-            return compile_filter(filter, self._schema)
-        compiled = compile_filter(filter, self._schema)
-        assert compiled is not None
+            return self._compiled(filter)
+        compiled = self._compiled(filter)
         with self._lock:
             compiled = self._known.setdefault(key, compiled)
             while len(self._known) > REMEMBERED_FILTERS:
                 self._known.popitem(last=False)
+        return compiled
+
+    def _compiled(self, filter: Expression | Filter) -> Filter:
+        compiled = compile_filter(filter, self._schema)
+        assert compiled is not None
         return compiled
 
 
