@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from vstore.query.answers import Account
 from vstore.query.memtable import MemtableAnswer, chunk_key, search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
-from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, find, step_of
+from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, Step, find, step_of
 from vstore.query.rounds import Rounds
 from vstore.query.search import Engine, keys_of, rank, score_of, whole_round
 from vstore.shard import sections
@@ -48,16 +49,15 @@ def search_batch(
         n_threads: the most threads to use.
     """
     k = request.k
-    requests = [request._replace(query=query) for query in queries]
     text = view.id_kind == "str"
-    ids = np.full((len(requests), k), None if text else -1, dtype=object if text else np.int64)
+    ids = np.full((len(queries), k), None if text else -1, dtype=object if text else np.int64)
     scores = np.full(ids.shape, -np.inf, dtype=np.float32)
     batch = BatchHits(ids, scores, [])
-    if not requests:
+    if not len(queries):
         return batch
-    receipts = _by_kernel(view, requests, queries, engine, resident, n_threads, batch)
+    receipts = _by_kernel(view, request, queries, engine, resident, n_threads, batch)
     left = [i for i, receipt in enumerate(receipts) if receipt is None]
-    for i, receipt in _by_pipeline(view, requests, engine, n_threads, left, batch):
+    for i, receipt in _by_pipeline(view, request, queries, engine, n_threads, left, batch):
         receipts[i] = receipt
     batch.receipts = [receipt for receipt in receipts if receipt is not None]
     return batch
@@ -65,7 +65,8 @@ def search_batch(
 
 def _by_pipeline(
     view: View,
-    requests: Sequence[SearchRequest],
+    request: SearchRequest,
+    queries: Float32s,
     engine: Engine,
     n_threads: int,
     left: Sequence[int],
@@ -74,7 +75,7 @@ def _by_pipeline(
     """Answer those queries one by one, over threads where they wait for storage."""
 
     def answer(i: int) -> tuple[int, Receipt]:
-        ranked = rank(view, requests[i], engine)
+        ranked = rank(view, request._replace(query=queries[i]), engine)
         keys = keys_of(ranked, engine)
         batch.ids[i, : len(keys)] = keys
         batch.scores[i, : len(keys)] = score_of(ranked.distances, view.schema.metric)
@@ -91,7 +92,7 @@ def _by_pipeline(
 
 def _by_kernel(
     view: View,
-    requests: Sequence[SearchRequest],
+    request: SearchRequest,
     queries: Float32s,
     engine: Engine,
     resident: ResidentShards,
@@ -99,10 +100,10 @@ def _by_kernel(
     batch: BatchHits,
 ) -> list[Receipt | None]:
     """Answer what needs nothing that is not resident; return a receipt, or None, for each query."""
-    k = requests[0].k
-    none: list[Receipt | None] = [None] * len(requests)
+    k = request.k
+    none: list[Receipt | None] = [None] * len(queries)
     ready = resident.ready(view.shards)
-    planned = None if ready is None else resident.planned(view.shards, ready, requests[0])
+    planned = None if ready is None else resident.planned(view.shards, ready, request)
     if ready is None or planned is None:
         return none
     parts, plans = [], []
@@ -110,41 +111,60 @@ def _by_kernel(
         found, own = _on_shard(shard, plan, queries, k, n_threads)
         parts.append(found)
         plans.append(own)
-    answered = np.ones(len(requests), np.bool_)
+    answered = np.ones(len(queries), np.bool_)
     for part in parts:
         answered &= part.lacks == 0
     if view.shards:
         resident.tell(view.shards, not answered.all())
     memtables: list[MemtableAnswer] = []
     if view.memtable.chunks:
-        memtables = [search_memtable(view.memtable, request, view.schema.metric) for request in requests]
-    numbers, rows, distances = _merged(parts, memtables, len(requests), k)
+        asked = (request._replace(query=query) for query in queries)
+        memtables = [search_memtable(view.memtable, one, view.schema.metric) for one in asked]
+    numbers, rows, distances = _merged(parts, memtables, len(queries), k)
     meter = _map_keys(view, numbers, rows, memtables, answered, engine, batch)
     batch.scores[answered] = score_of(distances[answered], view.schema.metric)
     batch.scores[numbers == _NOWHERE] = -np.inf
-    n_live, n_memtable = view.n_live, view.memtable.n_live
-    receipts: list[Receipt | None] = []
-    for i in range(len(requests)):
-        if not answered[i]:
-            receipts.append(None)
-            continue
+    accounts = _Accounts(
+        queries, ready, planned, plans, parts, view.n_live, view.memtable.n_live, memtables, meter, engine
+    )
+    return [
+        Receipt.later(partial(accounts.values, i)) if there else None
+        for i, there in enumerate(answered.tolist())
+    ]
+
+
+class _Accounts(NamedTuple):
+    """What the answers of a batch took, to make the receipt of any of them."""
+
+    queries: Float32s
+    ready: Sequence[ReadyShard]
+    planned: Sequence[PlannedShard]
+    plans: Sequence[Sequence[Plan]]
+    parts: Sequence[Found]
+    n_live: int
+    n_memtable: int
+    memtables: Sequence[MemtableAnswer]
+    meter: ReadMeter
+    engine: Engine
+
+    def values(self, i: int) -> dict[str, Any]:
+        """Return every field of receipt i by name."""
         account = Account(
-            queries[i],
-            ready,
-            planned,
-            [own[i] for own in plans],
-            [part.counters[i] for part in parts],
-            n_live,
-            n_memtable,
-            memtables[i].n_matching if memtables else 0,
-            2 * len(ready),
+            self.queries[i],
+            self.ready,
+            self.planned,
+            [own[i] for own in self.plans],
+            [part.counters[i] for part in self.parts],
+            self.n_live,
+            self.n_memtable,
+            self.memtables[i].n_matching if self.memtables else 0,
+            2 * len(self.ready),
             # Who comes first pays for what all need, as where each is answered by itself.
-            meter if i == 0 else None,
+            self.meter if i == 0 else None,
             {},
-            engine,
+            self.engine,
         )
-        receipts.append(Receipt.later(account.values))
-    return receipts
+        return account.values()
 
 
 def _on_shard(
@@ -152,18 +172,17 @@ def _on_shard(
 ) -> tuple[Found, list[Plan]]:
     """Return what one shard has for each query, and each query's plan."""
     found = Found.room(len(queries), k)
-    plans: list[Any] = [None] * len(queries)
-    calls = []
+    plans = np.empty(len(queries), object)
+    calls: list[tuple[Step, Int64s]] = []
     for plan, own in planned.plans.split(queries):
         step = step_of(planned, plan)
-        for i in own.tolist():
-            plans[i] = plan
+        plans[own] = plan
         if step is None:
             found.lacks[own] = 1
             continue
         calls += [(step, own[start : start + SLICE]) for start in range(0, len(own), SLICE)]
 
-    def call(task: Any) -> None:
+    def call(task: tuple[Step, Int64s]) -> None:
         step, own = task
         if int(own[-1]) - int(own[0]) == len(own) - 1:
             # A run of queries is written where it belongs.
@@ -181,7 +200,7 @@ def _on_shard(
     else:
         for task in calls:
             call(task)
-    return found, plans
+    return found, plans.tolist()
 
 
 _MEMTABLE: Final = -1
