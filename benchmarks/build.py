@@ -2,9 +2,9 @@
 
     python -m benchmarks.build --dataset fashion [--peers hnswlib,vstore] [--threads 1] [--quick]
 
-A peer's build runs from arrays in memory to an index that answers; where it keeps files, that is in its time.
-Repeats start a fresh process each, peers in turn. Recall is taken at ef 64 (or the peer's like), so that a fast
-build of a poor graph shows. Prints a table with ratios to hnswlib, writes JSON, and draws bars.
+A peer's build runs from arrays in memory to an index that answers; files that it keeps are in its time.
+Repeats start a fresh process each, peers in turn. Recall is taken at ef 64 (or the peer's like), so that a
+fast build of a poor graph shows. Prints a table with ratios to hnswlib, writes JSON, and draws bars.
 """
 
 from __future__ import annotations

@@ -94,3 +94,15 @@ def bars(result: dict[str, Any], path: Path) -> None:
         caption(result).replace("one thread", f"{result['plan']['build_threads']} thread(s)"), fontsize=9
     )
     made.savefig(path, dpi=130)
+
+
+def spread(result: dict[str, Any], path: Path) -> None:
+    """Draw the percentiles of one query a call against a query's time in a batch."""
+    made, axes = figure(7, 2.6)
+    percentiles = result["calls"]["percentiles_us"]
+    axes.barh([f"p{name}" for name in percentiles], list(percentiles.values()), color=STRONG[OWN])
+    axes.axvline(result["calls"]["batch_us"], color=STRONG[BASE], label="a query of search_batch")
+    axes.set_xlabel("microseconds of one search call")
+    axes.legend(fontsize=8)
+    made.suptitle(caption(result), fontsize=9)
+    made.savefig(path, dpi=130)

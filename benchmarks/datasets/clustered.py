@@ -1,8 +1,8 @@
 """Synthetic clustered vectors of low intrinsic dimension, 128 wide, any number of them, seeded.
 
-Points are drawn in 24 dimensions round a centre for every 500 of them; the centres' weights fall off as a
-power of their rank, and their spreads differ. One random linear map carries them to 128 dimensions, where all get a
-little noise. The first rows of a larger set are not the rows of a smaller one.
+Points are drawn in 24 dimensions round a centre for every 500 of them. The centres' weights fall off as a
+power of their rank, and their spreads differ. One random linear map carries the points to 128 dimensions,
+where all get a little noise. The first rows of a larger set are not the rows of a smaller one.
 """
 
 from __future__ import annotations
