@@ -14,6 +14,7 @@ from vstore.collection import Collection, Parts
 from vstore.errors import FieldTypeError, InvalidSetting, ReadOnly, nearest
 from vstore.format.manifest import Manifest, ShardEntry
 from vstore.ingest.registry import WriterRegistry
+from vstore.progress import tell_of_compiling
 from vstore.query.search import Engine
 from vstore.settings import IndexSettings, Settings
 from vstore.shard.builder import ShardBuilder
@@ -76,6 +77,7 @@ class Database:
         read_only: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
+        tell_of_compiling()
         self._store = store
         self._settings = settings
         self._read_only = read_only

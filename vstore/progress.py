@@ -1,11 +1,20 @@
-"""Progress of long work: a bar on a terminal, silence in a pipe, or the caller's own function."""
+"""Progress of long work: a bar on a terminal, silence in a pipe, or the caller's own function.
+
+Compiling kernels, which happens once on a machine, is told in one line: on a terminal, else to the log.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+log = logging.getLogger(__name__)
+
+COMPILING = "vstore: compiling search kernels (first use on this machine, about half a minute)"
 
 Report = Callable[[int, int], None]
 """Called with what is done and what there is in all."""
@@ -32,6 +41,33 @@ def progress_of(progress: bool | Report | None, label: str, unit: str = "rows") 
         yield bar.report
     finally:
         bar.stop()
+
+
+@functools.cache
+def tell_of_compiling() -> None:
+    """From now on, tell of the first kernel of this process that has to be compiled, in one line."""
+    from numba.core import event
+
+    class FirstKernel(event.Listener):
+        """Hears of every function that numba compiles, and of none that it loads from its cache."""
+
+        told = False
+
+        def on_start(self, event: Any) -> None:
+            """Tell, if it is one of ours and the first."""
+            function = event.data["dispatcher"].py_func
+            if self.told or not function.__module__.startswith("vstore_kernels"):
+                return
+            self.told = True
+            if sys.stderr.isatty():
+                print(COMPILING, file=sys.stderr, flush=True)
+            else:
+                log.info(COMPILING)
+
+        def on_end(self, event: Any) -> None:
+            """Nothing to tell."""
+
+    event.register("numba:compile", FirstKernel())  # type: ignore[no-untyped-call]
 
 
 class _Bar:
