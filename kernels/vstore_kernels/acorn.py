@@ -87,6 +87,15 @@ def undo_visits(search: SearchView, m: Int, n_failing: Int) -> None:
 
 
 @inner()
+def prefetch_start(tables: TableView, node: Int) -> None:
+    """Ask for the first two lines of a node's codes; the rest is asked for shortly before it is scored."""
+    mask = (np.int64(1) << tables.block_shift) - 1
+    row = tables.codes[node >> tables.block_shift] + (node & mask) * tables.row_bytes
+    prefetch(row, 0)
+    prefetch(row, 64)
+
+
+@inner()
 def gather_passing(node: Int, search: SearchView, tables: TableView, passing: NDArray[np.uint64]) -> Int:
     """Collect the unvisited passing nodes within reach of `node` and stamp them; return their number.
 
@@ -125,6 +134,7 @@ def gather_passing(node: Int, search: SearchView, tables: TableView, passing: ND
                 visited[other] = epoch
                 search.buffer[m] = other
                 m += 1
+                prefetch_start(tables, other)
         elif visited[other] != epoch:
             search.failing[n_failing] = other
             n_failing += 1
@@ -176,6 +186,7 @@ def _gather_beyond(
                     search.buffer[m] = other
                     m += 1
                     found += 1
+                    prefetch_start(tables, other)
     search.counters[N_FILTER_CHECKS] += n_checks
     search.counters[N_LISTS] += crossed
     search.counters[N_TWO_HOPS] += 1

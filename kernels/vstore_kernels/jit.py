@@ -28,6 +28,8 @@ kernel: Any = partial(njit, **_COMMON, fastmath=False)
 """Decorator of kernels without floating-point sums. A kernel must not allocate: its caller passes buffers."""
 sum_kernel: Any = partial(njit, **_COMMON, fastmath=set(FASTMATH))
 """Decorator of kernels whose floating-point sums may be reordered. A kernel must not allocate."""
+finite_kernel: Any = partial(njit, **_COMMON, fastmath=True)
+"""As `sum_kernel`, and NaN and infinity give nonsense (never a crash): for loops that only so become SIMD."""
 inner: Any = partial(kernel, forceinline=True)
 """Decorator of kernels that only other kernels call, each from one place or in a hot loop."""
 

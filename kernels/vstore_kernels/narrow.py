@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.dots import CHUNK, N_PLANES
 from vstore_kernels.intrinsics import load_u8, store_f32, store_i8
-from vstore_kernels.jit import Int, sum_kernel
+from vstore_kernels.jit import Int, finite_kernel, sum_kernel
 from vstore_kernels.layout import (
     F_BASE,
     F_BIAS,
@@ -168,6 +168,14 @@ def _code(address: Int, j: Int, bits: Int, lanes: Int) -> Int:
     return (np.int64(load_u8(address, chunk * lanes + byte)) >> shift) & ((1 << bits) - 1)
 
 
+@finite_kernel()
+def _largest(row: NDArray[np.float32]) -> np.float32:
+    most = np.float32(0)
+    for j in range(row.shape[0]):
+        most = max(most, np.float32(abs(row[j])))
+    return most
+
+
 @sum_kernel()
 def prepare_narrow(
     query: NDArray[np.float32],
@@ -221,10 +229,9 @@ def prepare_narrow(
     for j in range(d, width):
         rotated[j] = np.float32(0)
     rotate_row(rotated, flips)
-    most = np.float32(0)
+    most = _largest(rotated)
     length = np.float32(0)
     for j in range(width):
-        most = max(most, np.float32(abs(rotated[j])))
         length += rotated[j] * rotated[j]
     levels = np.float32(_PLANE_LEVELS if bits == 1 else _QUERY_LEVELS)
     scale = most / levels

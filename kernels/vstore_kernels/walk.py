@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.acorn import gather_passing, undo_visits
+from vstore_kernels.acorn import gather_passing, prefetch_start, undo_visits
 from vstore_kernels.beam import heap_pop, heap_push, insert
 from vstore_kernels.bitmap import passes
 from vstore_kernels.intrinsics import load_i32, prefetch
@@ -35,7 +35,7 @@ from vstore_kernels.views import (
     TableView,
 )
 
-_AHEAD: Final = 4
+_AHEAD: Final = 3
 
 
 @kernel()
@@ -106,6 +106,12 @@ def _gather(node: Int, search: SearchView, tables: TableView) -> Int:
     if not tables.resident and address == 0:
         return -1
     start = (node & mask) * tables.M0 * 4
+    stamps = np.int64(visited.ctypes.data)
+    for t in range(tables.M0):
+        other = np.int64(load_i32(address, start + 4 * t))
+        if other == NO_NODE:
+            break
+        prefetch(stamps, 4 * other)
     m = 0
     for t in range(tables.M0):
         other = np.int64(load_i32(address, start + 4 * t))
@@ -118,6 +124,7 @@ def _gather(node: Int, search: SearchView, tables: TableView) -> Int:
             visited[other] = epoch
             search.buffer[m] = other
             m += 1
+            prefetch_start(tables, other)
     search.counters[N_LISTS] += 1
     return np.int64(m)
 
@@ -190,6 +197,18 @@ def _next_node(search: SearchView) -> Int:
 
 
 @inner()
+def _prefetch_following(search: SearchView, tables: TableView) -> None:
+    """Ask for the list of the node that is next unless a nearer one turns up."""
+    following = search.state[CURRENT] + 1
+    if following < search.state[SIZE]:
+        node = np.int64(search.beam_nodes[following])
+        if node >= 0:
+            row = (node & ((np.int64(1) << tables.block_shift) - 1)) * tables.M0 * 4
+            prefetch(tables.lists[node >> tables.block_shift], row)
+            prefetch(tables.lists[node >> tables.block_shift], row + 64)
+
+
+@inner()
 def _run(
     search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
 ) -> bool:
@@ -204,6 +223,7 @@ def _run(
         node = _next_node(search)
         if node < 0:
             return True
+        _prefetch_following(search, tables)
         if state[MODE] == ACORN:
             m = gather_passing(node, search, tables, passing)
         else:
