@@ -14,6 +14,8 @@ NEAR_CLUSTERS: Final = 16
 NEAR_PASSING: Final = 64
 """How many passing rows there settle it."""
 _CHUNK_QUERIES: Final = 256
+_SORT_CLUSTERS: Final = 128
+"""Up to so many are sorted sooner than the nearest are sifted out."""
 
 
 class NearClusters:
@@ -36,6 +38,7 @@ class NearClusters:
         if head.metric != "dot":
             self._squares = np.einsum("ij,ij->i", centroids, centroids)
         self._counts, self._sizes = counts, np.diff(head.cluster_offsets)
+        self._plain = list(zip(counts.tolist(), self._sizes.tolist(), strict=True))
         self._n_near = min(NEAR_CLUSTERS, len(centroids))
         self._overall = int(counts.sum()) / head.n
 
@@ -45,10 +48,14 @@ class NearClusters:
             query = query / np.float32(np.sqrt(query.dot(query)))
         gaps = self._doubled.dot(query)
         gaps += self._squares
-        near = gaps.argpartition(self._n_near - 1)[: self._n_near]
-        near = near[gaps[near].argsort(kind="stable")]
+        if len(gaps) > _SORT_CLUSTERS:
+            near = gaps.argpartition(self._n_near - 1)[: self._n_near]
+            near = near[gaps[near].argsort(kind="stable")]
+        else:
+            near = gaps.argsort(kind="stable")[: self._n_near]
         rows = met = 0
-        for count, size in zip(self._counts[near].tolist(), self._sizes[near].tolist(), strict=True):
+        for cluster in near.tolist():
+            count, size = self._plain[cluster]
             rows, met = rows + size, met + count
             if met >= NEAR_PASSING:
                 if met > NEAR_PASSING:
