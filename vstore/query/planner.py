@@ -21,17 +21,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from vstore.query.near import NearClusters
 from vstore.query.policy import Policy, policy
 from vstore.shard.calibration.curves import Calibration, novel
 from vstore.shard.head import ShardHead
-from vstore.types import Bitmap, Bools, Float32s, Int32s, Int64s
+from vstore.types import Bitmap, Bools, Float32s, Int64s
 from vstore_kernels import bitmap
-from vstore_kernels.clusters import nearest_clusters
 
-NEAR_CLUSTERS: Final = 16
-"""How many of the query's nearest clusters the correlation of a filter is read from, at most."""
-NEAR_PASSING: Final = 64
-"""How many passing rows there settle it."""
 _MOST_MEASURED: Final = 0.9999
 _STEPS: Final = 2
 _NOTHING_NEAR: Final = -20
@@ -186,10 +182,9 @@ class ShardPlans:
         self._head, self._k, self._recall, self._ef = head, k, recall, ef
         self._filtered = passing is not None
         self.n_matching = head.n if passing is None else bitmap.popcount(passing)
-        self._counts: Int64s | None = None
-        self._sizes = np.diff(head.cluster_offsets)
+        self._near: NearClusters | None = None
         if passing is not None and self.n_matching > 0:
-            self._counts = bitmap.range_counts(passing, head.cluster_offsets)
+            self._near = NearClusters(head, bitmap.range_counts(passing, head.cluster_offsets))
         self._exact = head.calibration is None or (recall >= 1.0 and ef is None)
         self._known: dict[tuple[int | None, bool], Plan] = {}
         self.fixed: Plan | None = self._plan(None, False) if self._is_fixed() else None
@@ -199,7 +194,7 @@ class ShardPlans:
         """Return the plan for a query (float32[d], raw)."""
         if self.fixed is not None:
             return self.fixed
-        return self._plan(self._place(query), self._novel(query[None])[0])
+        return self._plan(_place(self.correlation(query)), self._novel(query[None])[0])
 
     def split(self, queries: Float32s) -> list[tuple[Plan, Int64s]]:
         """Return each plan with the rows (int64[g], ascending) of `queries` (float32[m, d]) that it is
@@ -208,19 +203,17 @@ class ShardPlans:
             return [(self.fixed, np.arange(len(queries)))]
         novel = self._novel(queries)
         groups: dict[int, tuple[Plan, list[int]]] = {}
-        for i, query in enumerate(queries):
-            plan = self._plan(self._place(query), bool(novel[i]))
+        places: list[int | None] = [None] * len(queries)
+        if self._near is not None:
+            places = [_place(correlation) for correlation in self._near.correlations(queries).tolist()]
+        for i, place in enumerate(places):
+            plan = self._plan(place, bool(novel[i]))
             groups.setdefault(id(plan), (plan, []))[1].append(i)
         return [(plan, np.array(rows, np.int64)) for plan, rows in groups.values()]
 
     def correlation(self, query: Float32s) -> float | None:
-        """Return how the filter lies around a query (float32[d], raw): see `correlation_of`; None without
-        one."""
-        if self._counts is None:
-            return None
-        head = self._head
-        order = nearest_clusters(query, head.centroids, head.metric)
-        return correlation_of(order, self._sizes, self._counts, self.n_matching, head.n)
+        """Return how the filter lies around a query (float32[d], raw): `NearClusters`; None without one."""
+        return None if self._near is None else self._near.correlation(query)
 
     def _is_fixed(self) -> bool:
         if self._exact or self.n_matching == 0:
@@ -236,15 +229,6 @@ class ShardPlans:
         if self._exact:
             return np.zeros(len(queries), np.bool_)
         return novel(self._head.calibration, queries, self._head.centroids, self._head.metric)
-
-    def _place(self, query: Float32s) -> int | None:
-        """Return the correlation's place on a logarithmic scale, so that plans are few."""
-        correlation = self.correlation(query)
-        if correlation is None:
-            return None
-        return (
-            _NOTHING_NEAR if correlation <= 0 else max(round(_STEPS * math.log2(correlation)), _NOTHING_NEAR)
-        )
 
     def _plan(self, place: int | None, novel: bool) -> Plan:
         plan = self._known.get((place, novel))
@@ -267,26 +251,8 @@ class ShardPlans:
         return plan
 
 
-def correlation_of(order: Int32s, sizes: Int64s, counts: Int64s, n_matching: int, n_rows: int) -> float:
-    """Return the passing share near a query over the passing share overall.
-
-    Near are the query's nearest clusters up to where NEAR_PASSING passing rows are met, at most
-    NEAR_CLUSTERS.
-
-    Args:
-        order: int32[K], cluster numbers, nearest to the query first.
-        sizes: int64[K], rows of each cluster.
-        counts: int64[K], passing rows of each.
-        n_matching: all passing rows, at least 1.
-        n_rows: all rows.
-    """
-    near = order[:NEAR_CLUSTERS]
-    passing = np.cumsum(counts[near])
-    at = min(int(np.searchsorted(passing, NEAR_PASSING)), len(near) - 1)
-    rows, met = int(sizes[near[: at + 1]].sum()), int(passing[at])
-    if met > NEAR_PASSING:
-        # Of the last cluster only the part that holds the rows still wanted counts.
-        own, before = int(counts[near[at]]), met - int(counts[near[at]])
-        rows -= int(sizes[near[at]] * (1 - (NEAR_PASSING - before) / own))
-        met = NEAR_PASSING
-    return (met / rows) / (n_matching / n_rows) if rows else 1.0
+def _place(correlation: float | None) -> int | None:
+    """Return a correlation's place on a logarithmic scale, so that plans are few."""
+    if correlation is None:
+        return None
+    return _NOTHING_NEAR if correlation <= 0 else max(round(_STEPS * math.log2(correlation)), _NOTHING_NEAR)
