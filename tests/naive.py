@@ -37,6 +37,63 @@ def decoded_row(row: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.nd
     return center.astype(np.float64) + scale.astype(np.float64) * codes
 
 
+def unpack_codes(row: np.ndarray, bits: int, width: int) -> list[int]:
+    """The unsigned codes of a row of fewer than 8 bits, dimension by dimension."""
+    out = []
+    for j in range(width):
+        chunk, within = divmod(j, 64)
+        if bits == 1:
+            byte, shift = within // 8, within % 8
+        else:
+            lanes = 8 * bits
+            byte, shift = within % lanes, bits * (within // lanes)
+        out.append(int(row[chunk * 8 * bits + byte]) >> shift & ((1 << bits) - 1))
+    return out
+
+
+def rotate(vector: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """Four rounds of signs, a Hadamard matrix on the first or last power of two, and mixed halves."""
+    width = signs.shape[1]
+    row = np.zeros(width)
+    row[: len(vector)] = vector
+    size = 1 << (width.bit_length() - 1)
+    hadamard = np.array([[1.0]])
+    while len(hadamard) < size:
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    for r, flips in enumerate(signs):
+        row = row * flips
+        part = slice(0, size) if r % 2 == 0 else slice(width - size, width)
+        row[part] = hadamard @ row[part] / np.sqrt(size)
+        if size != width:
+            a, b = row[: width // 2].copy(), row[width // 2 :].copy()
+            row = np.concatenate([a + b, a - b]) / np.sqrt(2)
+    return row
+
+
+def narrow_estimate(
+    query: np.ndarray, row: np.ndarray, center: np.ndarray, bits: int, metric: str, signs
+) -> float:
+    """The estimate that a row of fewer than 8 bits stands for, without quantizing the query."""
+    width = signs.shape[1]
+    codes = np.array(unpack_codes(row, bits, width)) - ((1 << bits) - 1) / 2
+    bias, step = row[width * bits // 8 :].view("<f4").astype(np.float64)
+    q, mean = query.astype(np.float64), center.astype(np.float64)
+    if metric == "l2":
+        return float(((q - mean) ** 2).sum() + bias + step * (codes @ rotate(q - mean, signs)))
+    if metric == "cosine" and np.linalg.norm(q) > 0:
+        q = q / np.linalg.norm(q)
+    lean = float(q @ mean / (mean @ mean)) if mean @ mean > 0 else 0.0
+    base = (1.0 if metric == "cosine" else 0.0) - float(q @ mean)
+    return float(base + lean * bias + step * (codes @ rotate(q - lean * mean, signs)))
+
+
+def undecided(estimates: Sequence[float], spreads: Sequence[float], k: int, sigmas: float) -> list[int]:
+    """Positions whose lower bound does not lie beyond the k-th least upper bound."""
+    upper = sorted(e + sigmas * s for e, s in zip(estimates, spreads, strict=True))
+    bound = upper[k - 1] if len(upper) >= k else float("inf")
+    return [t for t, (e, s) in enumerate(zip(estimates, spreads, strict=True)) if e - sigmas * s <= bound]
+
+
 def varint(value: int) -> bytes:
     out = bytearray()
     while value >= 128:
@@ -46,7 +103,7 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def encode_lists(rows: Sequence[Sequence[int]], base: int) -> bytes:
+def encode_lists_v1(rows: Sequence[Sequence[int]], base: int) -> bytes:
     out = b""
     for i, row in enumerate(rows):
         ids = sorted(row)
@@ -56,6 +113,60 @@ def encode_lists(rows: Sequence[Sequence[int]], base: int) -> bytes:
             out += varint(2 * first if first >= 0 else -2 * first - 1)
         for a, b in itertools.pairwise(ids):
             out += varint(b - a - 1)
+    return out
+
+
+def list_numbers(rows: Sequence[Sequence[int]], base: int) -> list[tuple[int, int]]:
+    """(context, value) of each number of a block of lists, in order."""
+    end = base + len(rows)
+    links = {(base + i, x) for i, row in enumerate(rows) for x in row}
+    pairs: list[list[int]] = []
+    sides: list[list[list[int]]] = [[], []]
+    for i, row in enumerate(rows):
+        own = base + i
+        pairs.append([x for x in range(own + 1, end) if (own, x) in links or (x, own) in links])
+        sides[0].append(sorted((x for x in row if x < base), reverse=True))
+        sides[1].append(sorted(x for x in row if x >= end))
+    out = [(kind, len(row)) for kind, plane in enumerate([pairs, *sides]) for row in plane]
+    for i, row in enumerate(pairs):
+        last = own = base + i
+        for t, x in enumerate(row):
+            out += [(5 if t else 4, x - last - 1)]
+            out += [(3, 0 if (own, x) in links and (x, own) in links else 1 if (own, x) in links else 2)]
+            last = x
+    for side, edge in ((0, base), (1, end - 1)):
+        for row in sides[side]:
+            last = edge
+            for t, x in enumerate(row):
+                out.append((6 + 2 * side + (t > 0), abs(x - last) - 1))
+                last = x
+    return out
+
+
+def read_list_numbers(data: bytes, contexts: Sequence[int]) -> list[int]:
+    """The numbers of these contexts from the tables and bits of a block, one bit at a time."""
+    at, tables = 0, []
+    for _ in range(10):
+        size = data[at]
+        lengths = [data[at + 1 + k // 2] >> 4 * (k % 2) & 15 for k in range(size)]
+        at += 1 + (size + 1) // 2
+        code, table = 0, {}
+        for length in range(1, 13):
+            code <<= 1
+            for symbol in range(size):
+                if lengths[symbol] == length:
+                    table[length, code] = symbol
+                    code += 1
+        tables.append(table)
+    bits = iter([byte >> k & 1 for byte in data[at:] for k in range(8)])
+    out = []
+    for context in contexts:
+        length = code = 0
+        while (length, code) not in tables[context]:
+            length, code = length + 1, 2 * code + next(bits)
+        c = tables[context][length, code]
+        out.append((1 << c) - 1 + sum(next(bits) << k for k in range(c)))
+    assert not any(bits)
     return out
 
 
@@ -276,3 +387,12 @@ def _own_links(
         out[level] = select_neighbors(space, [x for _, x in beam], [d for d, _ in beam], M)
         start = beam[0][1]
     return out
+
+
+def max_sim(query: np.ndarray, documents: Sequence[np.ndarray]) -> list[float]:
+    return [
+        sum(max(float(np.dot(q.astype(np.float64), d)) for d in rows) for q in query)
+        if len(rows)
+        else float("nan")
+        for rows in documents
+    ]

@@ -1,7 +1,8 @@
-"""Neighbour lists as bytes: sorted, delta-coded, in variable-length integers.
+"""Neighbour lists as bytes. Written as pairs and gaps under Huffman codes (`pair_lists`), behind a marker.
 
-A row is its length, then zigzag(first - own id), then (delta - 1) for each further neighbour. Every number is
-a LEB128 varint of at most 5 bytes. Rows follow each other in id order.
+Blocks without the marker are of the first version, which is read still: each row its length, then
+zigzag(first - own id), then (delta - 1) for each further neighbour, every number a LEB128 varint of at most 5
+bytes.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.jit import Int, kernel
 from vstore_kernels.layout import MAX_NODES, NO_NODE
+from vstore_kernels.pair_lists import BAD_TABLE, decode_pairs, encode_pairs
 
+MARKER: Final = bytes.fromhex("ffffffff0f")
+"""What a block of pairs begins with: a length of 2^32 - 1 for row 0 to a reader of the first version."""
 _VARINT_BYTES: Final = 5
 _OK, _TRUNCATED, _TOO_LONG, _OUT_OF_RANGE, _TRAILING, _OVERLONG = 0, 1, 2, 3, 4, 5
+# A row of pairs has three counts of at least a bit.
+_PAIR_ROW_BITS: Final = 3
 _REASONS: Final = {
     _TRUNCATED: "the bytes end inside a row",
     _TOO_LONG: "a row is longer than M0",
     _OUT_OF_RANGE: "a neighbour id is outside the shard",
     _TRAILING: "bytes follow the last row",
     _OVERLONG: "a number takes more than 5 bytes",
+    BAD_TABLE: "a Huffman table is not whole",
 }
 
 
@@ -30,20 +37,20 @@ def encode_lists(neighbors: NDArray[np.int32], base: int) -> NDArray[np.uint8]:
     """Return the encoded rows (uint8 [bytes]) of `neighbors`.
 
     Args:
-        neighbors: int32 [B, M0]; a row's ids are distinct, and -1 ends it.
+        neighbors: int32 [B, M0]; a row's ids are distinct and not its own, and -1 ends it.
         base: node id of row 0.
 
     Raises:
         TypeError: not int32.
-        ValueError: a repeated or negative id in a row.
+        ValueError: a repeated or negative id in a row, or the row's own.
     """
     gate.array("neighbors", neighbors, np.int32, 2)
-    rows, M0 = neighbors.shape
-    out = np.empty(rows * (M0 + 1) * _VARINT_BYTES, np.uint8)
-    used = _encode(neighbors, base, out, np.empty(M0, np.int64))
-    if used < 0:
-        raise ValueError(f"row {-used - 1} of neighbors repeats an id or holds one below {NO_NODE}")
-    return out[:used].copy()
+    bad = _bad_row(neighbors, base, np.empty(neighbors.shape[1], np.int32))
+    if bad >= 0:
+        raise ValueError(
+            f"row {bad} of neighbors repeats an id, names its own node or holds one below {NO_NODE}"
+        )
+    return np.concatenate([np.frombuffer(MARKER, np.uint8), encode_pairs(neighbors, base)])
 
 
 def decode_lists(data: NDArray[np.uint8], base: int, rows: int, M0: int, n: int) -> NDArray[np.int32]:
@@ -63,51 +70,36 @@ def decode_lists(data: NDArray[np.uint8], base: int, rows: int, M0: int, n: int)
     gate.array("data", data, np.uint8, 1)
     if rows < 0 or M0 < 1 or not 0 <= base <= base + rows <= n <= MAX_NODES:
         raise ValueError(f"rows {base} to {base + rows} with M0 {M0} do not lie in a shard of {n} rows")
-    # A row takes at least one byte, so this bounds the allocation by the bytes at hand.
-    if rows > data.size:
+    paired = data[: len(MARKER)].tobytes() == MARKER
+    # The least that a row takes bounds the allocation by the bytes at hand.
+    if rows > (data.size * 8 // _PAIR_ROW_BITS if paired else data.size):
         raise ValueError(f"{data.size} bytes cannot hold {rows} rows of neighbours")
     out = np.full((rows, M0), NO_NODE, np.int32)
-    status, row = _decode(data, base, n, out)
+    if paired:
+        status, row = decode_pairs(data[len(MARKER) :], base, n, out)
+    else:
+        status, row = _decode(data, base, n, out)
     if status != _OK:
         raise ValueError(f"malformed neighbour lists: {_REASONS[status]} (row {row} of {rows})")
     return out
 
 
 @kernel()
-def _put(out: NDArray[np.uint8], at: Int, value: Int) -> Int:
-    while value >= 128:
-        out[at] = np.uint8((value & 127) | 128)
-        value >>= 7
-        at += 1
-    out[at] = np.uint8(value)
-    return at + 1
-
-
-@kernel()
-def _encode(neighbors: NDArray[np.int32], base: Int, out: NDArray[np.uint8], row: NDArray[np.int64]) -> Int:
-    M0 = neighbors.shape[1]
-    at = 0
+def _bad_row(neighbors: NDArray[np.int32], base: Int, row: NDArray[np.int32]) -> Int:
+    """Return the first row that cannot be encoded, or -1; `row` (int32 [M0]) is a buffer."""
     for i in range(neighbors.shape[0]):
         m = 0
-        while m < M0 and neighbors[i, m] != NO_NODE:
-            value = np.int64(neighbors[i, m])
-            if value < 0:
-                return -i - 1
+        while m < neighbors.shape[1] and neighbors[i, m] != NO_NODE:
+            value = neighbors[i, m]
             p = m
             while p > 0 and row[p - 1] > value:
                 row[p] = row[p - 1]
                 p -= 1
-            if p > 0 and row[p - 1] == value:
-                return -i - 1
+            if value < 0 or value == base + i or (p > 0 and row[p - 1] == value):
+                return i
             row[p] = value
             m += 1
-        at = _put(out, at, m)
-        if m > 0:
-            first = row[0] - (base + i)
-            at = _put(out, at, 2 * first if first >= 0 else -2 * first - 1)
-        for t in range(1, m):
-            at = _put(out, at, row[t] - row[t - 1] - 1)
-    return at
+    return -1
 
 
 @kernel()
