@@ -7,6 +7,7 @@ infinity can arrive as data, and a comparison with them must mean what it says.
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -14,15 +15,20 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numba import config, njit
 
+from vstore_kernels.isa import VARIABLE
+
 Int: TypeAlias = "int | np.integer[Any]"
 """An integer inside a kernel; compiled, it is int64."""
 
 DISABLE_JIT: Final = bool(getattr(config, "DISABLE_JIT", False))
 FASTMATH: Final = frozenset({"reassoc", "contract", "nsz", "arcp", "afn"})
 
+# An instruction set that the environment names is for a test: its kernels must not enter the common cache.
+_CACHED: Final = not os.environ.get(VARIABLE)
+
 # No reference counts: kernels neither make nor keep arrays, and numba would otherwise count, atomically,
 # every array that a kernel hands to another: threefold time in a search, and threads in each other's way.
-_COMMON: Final = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
+_COMMON: Final = {"nogil": True, "cache": _CACHED, "error_model": "numpy", "boundscheck": False, "_nrt": False}
 
 kernel: Any = partial(njit, **_COMMON, fastmath=False)
 """Decorator of kernels without floating-point sums. A kernel must not allocate: its caller passes buffers."""

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_data import Shard, clustered, run
+
+from tests import naive
+from vstore_kernels import acorn, bitmap, clusters, codes, distance, layout, rescore, scan, search
+from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
+from vstore_kernels.jit import DISABLE_JIT
+
+pytestmark = pytest.mark.skipif(DISABLE_JIT, reason="the same code, too slow as plain Python")
+
+N, D, VECTOR_SHIFT = 700, 20, 5
+MODES = (*layout.MODES, layout.SCAN)
+
+
+@functools.cache
+def shard(metric: str, bits: int) -> tuple[Shard, ResidentShard]:
+    vectors = clustered(N, D)
+    if metric == "cosine":
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    own = Shard.of(vectors, M=8, ef=40, block_shift=5, rows=40)
+    own.params = codes.train_codes(own.vectors, metric, bits)
+    own.codes = codes.encode(own.vectors, own.params)
+    own.upper_codes = np.ascontiguousarray(own.codes[own.upper.nodes])
+    own.tables = search.BlockTables.of_arrays(own.neighbors, own.codes, 5)
+    if metric == "dot":
+        # Clusters of dot products live in the augmented space.
+        centroids = np.column_stack([own.order.centroids, np.ones(len(own.order.centroids), np.float32)])
+        own.order = clusters.ClusterOrder(own.order.order, own.order.offsets, np.ascontiguousarray(centroids))
+    return own, ResidentShard(
+        own.tables,
+        own.upper,
+        own.upper_codes,
+        own.order.centroids,
+        own.order.offsets,
+        own.params,
+        vector_table(own),
+        VECTOR_SHIFT,
+    )
+
+
+def vector_table(own: Shard) -> np.ndarray:
+    rows = 1 << VECTOR_SHIFT
+    return own.vectors.ctypes.data + np.arange(-(-N // rows), dtype=np.int64) * (rows * D * 4)
+
+
+def ask(
+    resident: ResidentShard,
+    queries,
+    passing,
+    mode,
+    *,
+    ef=24,
+    n_seeds=30,
+    n_candidates=20,
+    k=5,
+    n_matching=None,
+):
+    m = len(queries)
+    out = (
+        np.full((m, k), -1, np.int32),
+        np.full((m, k), np.inf, np.float32),
+        np.zeros((m, layout.N_COUNTERS), np.int64),
+        np.full(m, 9, np.uint8),
+    )
+    if n_matching is None:
+        n_matching = resident.n if passing is None else bitmap.popcount(passing)
+    answer(
+        resident,
+        queries,
+        passing,
+        mode,
+        ef=ef,
+        n_seeds=n_seeds,
+        n_candidates=n_candidates,
+        k=k,
+        n_matching=n_matching,
+        scratch=AnswerScratch(),
+        out_ids=out[0],
+        out_distances=out[1],
+        counters=out[2],
+        status=out[3],
+    )
+    return out
+
+
+def stepwise(own: Shard, query, passing, mode, metric, ef, n_seeds, n_candidates, k):
+    """The same answer by the resumable search, call by call."""
+    code = codes.prepare_query(query, own.params)
+    width = max(ef, n_candidates)
+    if mode == layout.SCAN:
+        ids = np.arange(N, dtype=np.int32) if passing is None else bitmap.indices(passing)
+        nodes, estimates = scan.scan_codes(code, own.tables, ids, width)
+        n_distances = len(ids)
+    else:
+        counters = np.zeros(layout.N_COUNTERS, np.int64)
+        if mode == layout.ACORN:
+            passing = bitmap.full(N) if passing is None else passing
+            order = clusters.nearest_clusters(query, own.order.centroids, metric)
+            seeds = acorn.pick_seeds(order, own.order.offsets, passing, n_seeds)
+            n_distances = len(order)
+        else:
+            seeds = np.array([search.descend(code, own.upper_codes, own.upper, counters)], np.int32)
+            n_distances = int(counters[layout.N_DISTANCES])
+        nodes, estimates, counters = run(
+            search.SearchScratch(), own.tables, code, seeds, width, mode, passing
+        )
+        n_distances += int(counters[layout.N_DISTANCES])
+    nodes, estimates = nodes[:n_candidates], estimates[:n_candidates]
+    kept, spreads = rescore.undecided(code, own.tables, nodes, estimates, k)
+    vectors = np.ascontiguousarray(own.vectors[nodes[kept]])
+    places, distances, n_rescored = rescore.rescore(query, vectors, metric, estimates[kept], spreads, k)
+    return nodes[kept][places], distances, n_distances, n_rescored, len(nodes) - n_rescored
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(layout.METRICS),
+    st.sampled_from(codes.BITS),
+    st.sampled_from(MODES),
+    st.sampled_from([None, 0.05, 0.3, 0.9]),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(0, 99),
+)
+def test_one_call_answers_as_the_resumable_search_does(metric, bits, mode, share, ef, k, seed) -> None:
+    if share is None and mode == layout.HNSW_RESULT_FILTER:
+        mode = layout.HNSW
+    if share is not None and mode == layout.HNSW:
+        mode = layout.ACORN
+    own, resident = shard(metric, bits)
+    rng = np.random.default_rng(seed)
+    queries = (own.vectors[rng.integers(0, N, 3)] + 0.1 * rng.standard_normal((3, D))).astype(np.float32)
+    passing = None if share is None else bitmap.pack(rng.random(N) < share)
+    n_candidates = max(k, ef)
+    got = ask(resident, queries, passing, mode, ef=ef, n_candidates=n_candidates, k=k)
+    for i, query in enumerate(queries):
+        ids, distances, *counted = stepwise(own, query, passing, mode, metric, ef, 30, n_candidates, k)
+        expected_matching = N if passing is None else bitmap.popcount(passing)
+        if len(ids) < min(k, expected_matching):
+            assert got[3][i] == layout.TOO_FEW
+            continue
+        assert got[3][i] == layout.ANSWERED
+        assert got[0][i, : len(ids)].tolist() == ids.tolist()
+        assert got[1][i, : len(ids)].tolist() == distances.tolist()
+        places = [layout.N_DISTANCES, layout.N_RESCORED, layout.N_SKIPPED]
+        assert got[2][i, places].tolist() == counted
+
+
+@pytest.mark.parametrize("metric", layout.METRICS)
+def test_a_scan_with_every_candidate_is_exact(metric: str) -> None:
+    own, resident = shard(metric, 4)
+    queries = np.ascontiguousarray(own.vectors[:20])
+    ids, distances, counters, _ = ask(resident, queries, None, layout.SCAN, n_candidates=200, k=10)
+    agreed = 0
+    for i, query in enumerate(queries):
+        exact = distance.exact_distances(query, own.vectors, None, metric)
+        agreed += len(set(ids[i].tolist()) & set(np.argsort(exact, kind="stable")[:10].tolist()))
+        assert distances[i].tolist() == exact[ids[i]].tolist()
+    # The error bound holds but for once in a thousand.
+    assert agreed >= 198
+    assert (counters[:, layout.N_SKIPPED] > 0).all()
+
+
+def test_an_absent_vector_is_told_and_nothing_written() -> None:
+    own, resident = shard("l2", 8)
+    table = vector_table(own)
+    table[:] = 0
+    blind = ResidentShard(
+        own.tables,
+        own.upper,
+        own.upper_codes,
+        own.order.centroids,
+        own.order.offsets,
+        own.params,
+        table,
+        VECTOR_SHIFT,
+    )
+    ids, distances, counters, status = ask(blind, own.vectors[:2], None, layout.HNSW)
+    assert status.tolist() == [layout.LACKS_VECTORS] * 2
+    assert (ids == -1).all()
+    assert np.isinf(distances).all()
+    assert not counters.any()
+
+
+def test_fewer_rows_than_asked_for() -> None:
+    own, resident = shard("l2", 4)
+    passing = bitmap.empty(N)
+    bitmap.set_bits(passing, np.array([3, 99, 500]))
+    ids, _, _, status = ask(resident, own.vectors[:1], passing, layout.SCAN, k=5)
+    assert status.tolist() == [layout.ANSWERED]
+    assert sorted(ids[0].tolist()) == [-1, -1, 3, 99, 500]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 99))
+def test_the_undecided_are_those_of_the_slow_twin(m: int, k: int, seed: int) -> None:
+    own, _ = shard("l2", 2)
+    rng = np.random.default_rng(seed)
+    code = codes.prepare_query(own.vectors[seed], own.params)
+    ids = rng.choice(N, m, replace=False).astype(np.int32)
+    estimates = codes.estimate(code, own.codes, ids)
+    order = np.argsort(estimates, kind="stable")
+    ids, estimates = ids[order], estimates[order]
+    kept, spreads = rescore.undecided(code, own.tables, ids, estimates, k)
+    errors = codes.error_std(code, own.codes, ids)
+    expected = naive.undecided(estimates.tolist(), errors.tolist(), k, float(rescore.SIGMAS))
+    # Sums in float32 and float64 may fall on either side of the bound.
+    assert len(set(kept.tolist()) ^ set(expected)) <= 1
+    assert spreads.tolist() == errors[kept].tolist()
+
+
+def test_wrong_input_is_refused() -> None:
+    own, resident = shard("l2", 8)
+    queries = own.vectors[:2]
+    passing = bitmap.full(N)
+    with pytest.raises(ValueError, match="HNSW takes none"):
+        ask(resident, queries, passing, layout.HNSW)
+    with pytest.raises(ValueError, match="use HNSW without one"):
+        ask(resident, queries, None, layout.HNSW_RESULT_FILTER)
+    with pytest.raises(ValueError, match="mode is 7"):
+        ask(resident, queries, None, 7)
+    with pytest.raises(ValueError, match="k is 0"):
+        ask(resident, queries, None, layout.HNSW, k=0)
+    with pytest.raises(ValueError, match="3 dimensions; the shard has 20"):
+        ask(resident, np.ones((1, 3), np.float32), None, layout.HNSW)
+    with pytest.raises(TypeError, match="float64"):
+        ask(resident, queries.astype(np.float64), None, layout.HNSW)
+    with pytest.raises(ValueError, match="not resident"):
+        ResidentShard(
+            own.empty_tables(),
+            own.upper,
+            own.upper_codes,
+            own.order.centroids,
+            own.order.offsets,
+            own.params,
+            vector_table(own),
+            VECTOR_SHIFT,
+        )
+    with pytest.raises(ValueError, match="do not cover"):
+        ResidentShard(
+            own.tables,
+            own.upper,
+            own.upper_codes,
+            own.order.centroids,
+            own.order.offsets,
+            own.params,
+            vector_table(own)[:2],
+            VECTOR_SHIFT,
+        )
+    with pytest.raises(ValueError, match="k is 0"):
+        rescore.rescore(queries[0], queries, "l2", np.zeros(2, np.float32), np.zeros(2, np.float32), 0)
