@@ -111,8 +111,10 @@ class Settings:
     disk_cache_bytes: int = 10 << 30
     """Limit of the disk tier, where `connect(cache_dir=...)` names a folder for it."""
     memtable_rows: int = 50_000
-    """An upsert that fills the memtable to this many rows flushes it to a shard."""
+    """A memtable of this many rows is flushed to a shard; at twice as many, writes wait for it."""
     memtable_bytes: int = 256 << 20
+    background: bool = True
+    """Flush full memtables and merge shards in a thread; without it, the write that fills one flushes it."""
     n_threads: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
     """Threads of a build and of `search_batch`."""
     io_concurrency: int = 32

@@ -204,15 +204,18 @@ class Place:
     def new_id(self) -> str:
         return f"{next(self.ids):032x}"
 
-    def writer(self, store: ObjectStore | None = None, **settings: Any) -> Writer[FakeShard]:
+    def writer(
+        self, store: ObjectStore | None = None, build: Any = None, background: Any = None, **settings: Any
+    ) -> Writer[FakeShard]:
         store = store or self.store
         return Writer.acquire(
             Catalog(store),
             "c",
             Settings(clock=self.clock, n_threads=1, io_concurrency=1, **{**self.settings, **settings}),
             open_shard=shard_opener(store),
-            build_shard=build_shard,
+            build_shard=build or build_shard,
             new_id=self.new_id,
+            background=background,
         )
 
     def view(self, store: ObjectStore | None = None, previous: Any = None) -> CollectionView[FakeShard]:

@@ -194,7 +194,7 @@ def test_an_interrupt_between_log_and_memory_loses_nothing(monkeypatch):
     writer = place.writer()
     writer.upsert(rows_of([1]))
 
-    def interrupt(view):
+    def interrupt(view, record):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -61,9 +61,10 @@ class ShardWriter(Generic[S]):
         parts = (chunk.live_rows() for chunk in view.memtable.chunks)
         return (*kept, *self._write(view, parts, view.memtable.n_live, progress))
 
-    def compacted(self, view: CollectionView[S], progress: Progress | None) -> tuple[LiveShard[S], ...]:
-        """Rewrite the memtable and every shard that `worth_rewriting` names; return all shards."""
-        rewritten = worth_rewriting(view)
+    def compacted(
+        self, view: CollectionView[S], rewritten: Sequence[bool], progress: Progress | None
+    ) -> tuple[LiveShard[S], ...]:
+        """Rewrite the memtable and every shard that `rewritten` (one a shard) names; return all shards."""
         kept = [shard for shard, again in zip(view.shards, rewritten, strict=True) if not again]
         pool = [shard for shard, again in zip(view.shards, rewritten, strict=True) if again]
         n_rows = sum(shard.n_live for shard in pool) + view.memtable.n_live
@@ -130,6 +131,35 @@ def worth_rewriting(view: CollectionView[S]) -> list[bool]:
     if sum(rewritten) == 1 and not any(holey) and not view.memtable.n_live:
         return [False] * len(rewritten)
     return rewritten
+
+
+FANOUT = 4
+"""Shards of like size that are merged into one: each row is rewritten once a tier."""
+
+
+def worth_merging(view: CollectionView[S]) -> list[bool]:
+    """Return, for each shard, whether the background thread rewrites it now.
+
+    Tiered merging: shards of n live rows stand in tier log_FANOUT(n), and FANOUT of a tier become one
+    shard of the next, so a row is rewritten a logarithmic number of times, however many flushes there
+    are. A shard that is more than half dead, or full and a quarter dead, is rewritten by itself.
+    The tier of the fewest rows goes first.
+    """
+    full = view.manifest.index.shard_rows
+    tiers: dict[int, list[int]] = {}
+    chosen = [False] * len(view.shards)
+    for number, shard in enumerate(view.shards):
+        n_dead = shard.shard.n - shard.n_live
+        if 2 * n_dead > shard.shard.n or (4 * n_dead > shard.shard.n and 2 * shard.shard.n > full):
+            chosen[number] = True
+        elif 2 * shard.n_live <= full:
+            tiers.setdefault((max(shard.n_live, 1).bit_length() - 1) // 2, []).append(number)
+    for tier in sorted(tiers):
+        if len(tiers[tier]) >= FANOUT:
+            for number in tiers[tier]:
+                chosen[number] = True
+            break
+    return chosen
 
 
 def repacked(parts: Iterator[RowBatch], n_rows: int, shard_rows: int) -> Iterator[RowBatch]:

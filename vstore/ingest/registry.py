@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from vstore.catalog import Catalog
 from vstore.catalog.layout import log_prefix
+from vstore.ingest.background import Background
 from vstore.ingest.flush import BuildShard
 from vstore.ingest.reader import OpenShard
 from vstore.ingest.view import ShardLike
@@ -29,6 +30,7 @@ class WriterRegistry(Generic[S]):
         self._build_shard = build_shard
         self._lock = threading.Lock()
         self._writers: dict[str, Writer[S]] = {}
+        self._background = Background() if settings.background else None
 
     def get(self, name: str) -> Writer[S] | None:
         """Return the collection's writer, or None where nothing was written through this connection."""
@@ -49,6 +51,7 @@ class WriterRegistry(Generic[S]):
                     self._settings,
                     open_shard=self._open_shard,
                     build_shard=self._build_shard,
+                    background=self._background,
                 )
             return writer
 
@@ -71,6 +74,11 @@ class WriterRegistry(Generic[S]):
         self._catalog.drop(name, self._settings.clock(), keep={log_key(prefix, seq) for seq in view.fences})
 
     def close(self) -> None:
-        """Close every writer; nothing is lost, since every write was durable when it returned."""
+        """Close every writer; nothing is lost, since every write was durable when it returned.
+
+        A flush or merge that runs behind the writes is waited for.
+        """
+        if self._background is not None:
+            self._background.close()
         for name in list(self._writers):
             self.release(name)

@@ -23,22 +23,21 @@ from vstore.errors import (
     WriterFenced,
 )
 from vstore.format.log_record import LogRecord, UpsertBatch
-from vstore.format.manifest import Manifest
 from vstore.format.rows import RowBatch
+from vstore.ingest.background import Background
 from vstore.ingest.batches import Keys, Progress, owned
 from vstore.ingest.batches import size_bytes as size_of
-from vstore.ingest.flush import BuildShard, ShardWriter, worth_rewriting
+from vstore.ingest.commit import MAX_ATTEMPTS, commit, take_over
+from vstore.ingest.flush import BuildShard, ShardWriter, worth_merging, worth_rewriting
 from vstore.ingest.groups import Batch, Write, WriteQueue, interrupted
-from vstore.ingest.memtable import MemtableView
 from vstore.ingest.reader import OpenShard, open_view
+from vstore.ingest.tail import Tail
 from vstore.ingest.view import CollectionView, LiveShard, S, replayed
 from vstore.ingest.wal import WriteAheadLog
 from vstore.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 16
-"""Times that a commit which lost its race is made anew on top of the winner's."""
 COLLECT_EVERY = 16
 """Garbage is collected by `compact`, and by one flush in this many, for a log that nobody compacts."""
 MAX_WRITE_BYTES = 1 << 30
@@ -57,6 +56,10 @@ class Writer(Generic[S]):
 
     Made by `acquire`. Every write is in the log, durably, before it is in memory and before it
     returns. Whether a put that failed landed all the same is found out by the next write.
+
+    Two locks. `_upkeep`: one flush or compaction at a time; it builds from a frozen view while
+    writes go on. `_lock`: one write at a time, and the moments when a flush freezes and publishes.
+    Who holds `_lock` never waits for `_upkeep`.
     """
 
     def __init__(
@@ -66,13 +69,17 @@ class Writer(Generic[S]):
         shard_writer: ShardWriter[S],
         wal: WriteAheadLog,
         view: CollectionView[S],
+        background: Background | None = None,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
         self._shard_writer = shard_writer
         self._wal = wal
         self._view = view
+        self._background = background
         self._lock = threading.Lock()
+        self._upkeep = threading.Lock()
+        self._tail: Tail[S] | None = None
         self._queue = WriteQueue()
         self._closed = False
         self._n_flush_again = 0
@@ -87,15 +94,19 @@ class Writer(Generic[S]):
         open_shard: OpenShard[S],
         build_shard: BuildShard,
         new_id: Callable[[], str] = random_id,
+        background: Background | None = None,
     ) -> Writer[S]:
         """Become the collection's writer; the one before, if any, is fenced and loses nothing.
+
+        With `background`, full memtables are flushed and shards are merged there; without it, by the write
+        that fills the memtable.
 
         Raises:
             CollectionNotFound: there is none of that name.
             WriterFenced: yet another writer came in between.
             CorruptData, StorageError: the collection cannot be read.
         """
-        manifest = _take_over(catalog, name, settings, new_id)
+        manifest = take_over(catalog, name, settings, new_id)
         view = open_view(catalog, manifest, settings, open_shard=open_shard)
         wal = WriteAheadLog(
             catalog.store,
@@ -106,7 +117,7 @@ class Writer(Generic[S]):
         )
         view = replayed(view, wal.fence())
         shard_writer = ShardWriter(catalog.store, build_shard, open_shard, new_id)
-        return cls(catalog, settings, shard_writer, wal, view)
+        return cls(catalog, settings, shard_writer, wal, view, background)
 
     def view(self) -> CollectionView[S]:
         """Return what the collection holds now."""
@@ -176,55 +187,63 @@ class Writer(Generic[S]):
         return self._submit(Write(select=select), None)
 
     def flush(self, progress: Progress | None = None) -> None:
-        """Write the memtable as shards and cut the log; writes wait meanwhile.
+        """Write the memtable as shards and cut the log; reads and writes go on meanwhile.
 
         Raises:
             WriterFenced, Closed, CollectionNotFound: nothing changed.
             StorageError: nothing is lost; call again.
         """
-        with self._lock:
-            self._ready()
+        with self._upkeep:
             self._flush(progress)
 
     def compact(self, progress: Progress | None = None) -> None:
         """Merge small shards, drop deleted rows, flush, and delete what nothing names any more.
 
+        Reads and writes go on meanwhile; what is written meanwhile may stay in the memtable.
+
         Raises: as `flush`.
         """
-        with self._lock:
-            self._ready()
-            for _ in range(MAX_ATTEMPTS):
-                view = self._view
-                if not any(worth_rewriting(view)):
-                    break
-                if self._publish(view, self._shard_writer.compacted(view, progress)):
-                    break
-            self._flush(progress)
+        with self._upkeep:
+            if not self._merge(worth_rewriting, progress):
+                self._flush(progress)
             self._collect()
+
+    def maintain(self) -> None:
+        """Flush a memtable that is full and merge shards of like size, as the background thread does.
+
+        Raises: as `flush`.
+        """
+        with self._upkeep:
+            if self._fullness() >= 1:
+                self._flush(None)
+            while self._merge(worth_merging, None):
+                pass
 
     def close(self) -> None:
         """Refuse further writes. Nothing needs to be saved: the log has it."""
         with self._lock:
             self._closed = True
+        if self._background is not None:
+            self._background.forget(self)
 
     def _submit(self, write: Write, progress: Progress | None) -> int:
+        self._make_room(progress)
         self._queue.add(write)
         try:
             with self._lock:
                 while not write.done:
                     self._write_group(self._queue.take_group())
-                if write.error is None:
-                    self._flush_if_full(progress)
         finally:
             # An interrupt while waiting for the lock: the write must not happen behind its caller's back.
             if not write.done:
                 self._queue.forget(write)
+        if write.error is None:
+            self._flush_if_full(progress)
         return write.result()
 
     def _write_group(self, group: list[Write]) -> None:
         try:
             self._ready()
-            self._make_room()
             self._write_all(group)
         except Exception as error:
             for write in group:
@@ -247,7 +266,7 @@ class Writer(Generic[S]):
                 batches += [] if batch is None else [batch]
         if batches:
             record = self._append(batches)
-            self._show(replace(view, seq=record.seq + 1, n_unflushed=view.n_unflushed + 1))
+            self._show(replace(view, seq=record.seq + 1, n_unflushed=view.n_unflushed + 1), record)
         for write in group:
             if not write.done:
                 write.finish()
@@ -261,8 +280,10 @@ class Writer(Generic[S]):
             )
             raise
 
-    def _show(self, view: CollectionView[S]) -> None:
+    def _show(self, view: CollectionView[S], record: LogRecord) -> None:
         self._view = view
+        if self._tail is not None:
+            self._tail.records.append(record)
         self._wal.confirm()
 
     def _ready(self) -> None:
@@ -271,7 +292,7 @@ class Writer(Generic[S]):
             raise Closed("the writer was closed; open the collection again to write")
         landed = self._wal.settle()
         if landed is not None:
-            self._show(replayed(self._view, [landed]))
+            self._show(replayed(self._view, [landed]), landed)
 
     def _fullness(self) -> float:
         memtable = self._view.memtable
@@ -281,26 +302,44 @@ class Writer(Generic[S]):
             self._view.n_unflushed / MAX_UNFLUSHED,
         )
 
-    def _make_room(self) -> None:
-        """Flush before the write where flushes after writes have failed for too long."""
-        if self._fullness() >= 2:
-            self._flush(None)
+    def _make_room(self, progress: Progress | None) -> None:
+        """Wait for a flush, or do it, where the memtable has grown to twice its limit."""
+        if self._fullness() >= 2 and not self._closed:
+            with self._upkeep:
+                if self._fullness() >= 2:
+                    self._flush(progress)
 
     def _flush_if_full(self, progress: Progress | None) -> None:
         if self._fullness() < 1 or self._view.n_unflushed < self._n_flush_again:
             return
+        if self._background is not None:
+            self._background.submit(self, self._try_to_maintain)
+        elif self._upkeep.acquire(blocking=False):
+            try:
+                self._try(lambda: self._flush(progress))
+            finally:
+                self._upkeep.release()
+
+    def _try_to_maintain(self) -> None:
+        self._try(self.maintain)
+
+    def _try(self, upkeep: Callable[[], None]) -> None:
+        """Flush behind a write: the write is durable, and must not look as if it had failed."""
         try:
-            self._flush(progress)
+            upkeep()
             self._n_flush_again = 0
+        except Closed:
+            return
         except VstoreError as error:
-            # The write is durable: it must not look as if it had failed.
             self._n_flush_again = self._view.n_unflushed + 16
             name = self._view.manifest.name
             log.warning("collection %r: the memtable could not be flushed: %s", name, error)
 
+    # What follows runs under `_upkeep`.
+
     def _flush(self, progress: Progress | None) -> None:
         for _ in range(MAX_ATTEMPTS):
-            view = self._view
+            view = self._freeze()
             if not view.n_unflushed or self._publish(view, self._shard_writer.flushed(view, progress)):
                 return
         raise StoreUnavailable(
@@ -308,9 +347,33 @@ class Writer(Generic[S]):
             "call flush again"
         )
 
+    def _merge(self, choose: Callable[[CollectionView[S]], list[bool]], progress: Progress | None) -> bool:
+        """Rewrite the shards that `choose` names, and the memtable; False where it names none."""
+        for _ in range(MAX_ATTEMPTS):
+            view = self._freeze()
+            chosen = choose(view)
+            if not any(chosen):
+                return False
+            if self._publish(view, self._shard_writer.compacted(view, chosen, progress)):
+                return True
+        return False
+
+    def _freeze(self) -> CollectionView[S]:
+        """Return the view, to build from; what is written from now on is kept apart."""
+        with self._lock:
+            self._ready()
+            self._tail = Tail(self._view)
+            return self._view
+
     def _publish(self, view: CollectionView[S], shards: tuple[LiveShard[S], ...]) -> bool:
-        """Commit a manifest of these shards and show it; False where the view was read anew instead."""
-        old = view.manifest
+        """Commit a manifest of these shards and show it; False where the view was read anew instead.
+
+        Args:
+            view: as `_freeze` returned it.
+            shards: some of its own, and new ones that hold its memtable.
+        """
+        old, tail = view.manifest, self._tail
+        assert tail is not None
         manifest = replace(
             old,
             version=old.version + 1,
@@ -322,11 +385,15 @@ class Writer(Generic[S]):
             properties=with_fences(old.properties, view.fences),
         )
         try:
-            _commit(self._catalog, manifest)
+            commit(self._catalog, manifest)
         except CommitConflict:
             self._reload(old.version)
             return False
-        self._view = replace(view, manifest=manifest, shards=shards, memtable=MemtableView(), n_unflushed=0)
+        known = {shard.shard.entry.shard_id for shard in view.shards}
+        fresh = tail.catch_up([shard for shard in shards if shard.shard.entry.shard_id not in known])
+        with self._lock:
+            self._view = tail.published(self._view, manifest, shards, fresh)
+            self._tail = None
         if manifest.version % COLLECT_EVERY == 0:
             self._collect()
         return True
@@ -340,13 +407,16 @@ class Writer(Generic[S]):
                 f"collection {manifest.name!r} was taken over by a writer of epoch {manifest.writer_epoch}; "
                 f"this one has epoch {epoch}: reopen it to write again (that fences the other)"
             )
-        self._view = open_view(
-            self._catalog,
-            manifest,
-            self._settings,
-            open_shard=self._shard_writer.open_shard,
-            previous=self._view,
-        )
+        with self._lock:
+            self._ready()
+            self._view = open_view(
+                self._catalog,
+                manifest,
+                self._settings,
+                open_shard=self._shard_writer.open_shard,
+                previous=self._view,
+            )
+            self._tail = None
 
     def _collect(self) -> None:
         try:
@@ -365,43 +435,3 @@ def check_write_bytes(size_bytes: int) -> None:
             f"the write holds {size_bytes} bytes; one call takes at most {MAX_WRITE_BYTES}, "
             "because it becomes one object of the log: split it into several calls"
         )
-
-
-def _commit(catalog: Catalog, manifest: Manifest) -> None:
-    """Commit a manifest and see that it is the latest.
-
-    A writer that slept while its successors' manifests came and were collected finds the number free
-    that it wants: it creates a manifest that nobody will ever read.
-
-    Raises:
-        CommitConflict: there is a later one.
-    """
-    catalog.commit(manifest)
-    latest = catalog.versions(manifest.name)[-1]
-    if latest != manifest.version:
-        raise CommitConflict(
-            f"{catalog.store.url}: version {manifest.version} of collection {manifest.name!r} came after "
-            f"version {latest}: somebody else published meanwhile; reload and try again"
-        )
-
-
-def _take_over(catalog: Catalog, name: str, settings: Settings, new_id: Callable[[], str]) -> Manifest:
-    """Commit the manifest of the next epoch."""
-    for _ in range(MAX_ATTEMPTS):
-        latest = catalog.require(name)
-        manifest = replace(
-            latest,
-            version=latest.version + 1,
-            writer_epoch=latest.writer_epoch + 1,
-            created_at=settings.clock(),
-            write_id=new_id(),
-        )
-        try:
-            _commit(catalog, manifest)
-        except CommitConflict:
-            continue
-        return manifest
-    raise WriterFenced(
-        f"{catalog.store.url}: {MAX_ATTEMPTS} other writers took collection {name!r} over while this one "
-        "tried; a collection has one writer at a time: see that not several processes open it to write"
-    )
