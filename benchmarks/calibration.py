@@ -43,9 +43,8 @@ def main() -> None:
     points, queries, strange = load_points(asked.dataset, 10_000 if asked.quick else asked.rows)
     codes: Any = asked.codes if asked.codes == "auto" else int(asked.codes)
     built = build(points, asked.metric, IndexSettings(codes=codes), 1)
-    print(
-        f"{asked.dataset}: {len(points)} x {points.shape[1]}, {asked.metric}, built in {built.build_s:.1f} s of processor time"
-    )
+    shape_text = f"{asked.dataset}: {len(points)} x {points.shape[1]}, {asked.metric}"
+    print(f"{shape_text}, built in {built.build_s:.1f} s of processor time")
     rows = measure(built, queries, strange, asked.queries, (10,) if asked.quick else KS, asked.seed)
     report(rows)
     out = asked.out or RESULTS / f"calibration-{asked.dataset}{'-quick' if asked.quick else ''}.json"

@@ -1,4 +1,5 @@
-"""One calibrated shard in memory, filters of the grid as masks, and exact answers: what calibration and planner are
+"""One calibrated shard in memory, filters of the grid as masks, and exact answers: what calibration and
+planner are
 measured on. No store, no attributes: the rows that pass are given, as a filter's columns would give them.
 """
 
@@ -51,7 +52,8 @@ class Built:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """Queries (float32[m, d]) under one filter (bool[n] over node ids, or None), and the sorted distances of their
+    """Queries (float32[m, d]) under one filter (bool[n] over node ids, or None), and the sorted distances of
+    their
     true neighbours (float64[m, at most 100])."""
 
     queries: Floats
@@ -95,12 +97,12 @@ def build(points: Floats, metric: Metric, index: IndexSettings, n_threads: int =
 def keys_of(built: Built, queries: Floats) -> npt.NDArray[np.float64]:
     """Return float64[m, n]: distances (squared L2, 1 - cosine, minus the product) of queries to all rows."""
     rows, queries = built.rows.astype(np.float64), queries.astype(np.float64)
-    products = queries @ rows.T
+    products: npt.NDArray[np.float64] = queries @ rows.T
     if built.head.metric == "dot":
-        return -products
+        return np.asarray(-products)
     squares, own = (rows**2).sum(axis=1), (queries**2).sum(axis=1)[:, None]
     if built.head.metric == "l2":
-        return np.maximum(squares + own - 2 * products, 0)
+        return np.asarray(np.maximum(squares + own - 2 * products, 0))
     found: npt.NDArray[np.float64] = 1 - products / np.sqrt(squares * own)
     return found
 
@@ -110,7 +112,8 @@ def cells(
 ) -> Iterator[Cell]:
     """Yield the groups of one cell of the grid, each with a pivot and a filter of its own.
 
-    `near` and `far` pass the share of rows nearest to, or farthest from, the pivot, and are asked by the queries nearest to
+    `near` and `far` pass the share of rows nearest to, or farthest from, the pivot, and are asked by the
+    queries nearest to
     it; `none` passes rows at random; `islands` passes whole clusters, at random, asked by any query.
     """
     rng = np.random.default_rng([seed, CORRELATIONS.index(correlation), round(share * 10_000)])
@@ -141,7 +144,8 @@ def cell_of(built: Built, queries: Floats, flags: Flags | None) -> Cell:
 
 
 def recall(built: Built, cell: Cell, ids: npt.NDArray[np.int32], k: int) -> float:
-    """Return the mean share of the k true neighbours, by distance with ties, among ids (int32[m, k], -1 padded)."""
+    """Return the mean share of the k true neighbours, by distance with ties, among ids (int32[m, k], -1
+    padded)."""
     found = []
     for query, row, truth in zip(cell.queries, ids, cell.truth, strict=True):
         most = min(k, len(truth))
@@ -189,7 +193,9 @@ class Searcher:
         self._call(queries, passing, MODES[traversal], plan, k, ids, distances, counters, status)
         few = np.flatnonzero(status)
         if len(few):
-            again = [np.ascontiguousarray(part[few]) for part in (queries, ids, distances, counters, status)]
+            again: list[Any] = [
+                np.ascontiguousarray(part[few]) for part in (queries, ids, distances, counters, status)
+            ]
             self._call(again[0], passing, layout.SCAN, plan, k, *again[1:])
             ids[few] = again[1]
         return ids, counters

@@ -35,7 +35,7 @@ def load_points(name: str, rows: int | None) -> tuple[Floats, Floats, dict[str, 
     return points, queries, {key: np.ascontiguousarray(value, np.float32) for key, value in strange.items()}
 
 
-def _direction(rng: np.random.Generator, d: int) -> np.ndarray:  # type: ignore[type-arg]
+def _direction(rng: np.random.Generator, d: int) -> np.ndarray:
     found = rng.standard_normal(d)
     return np.asarray(found / np.linalg.norm(found))
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from vstore.query.near import NearClusters
 from vstore.query.policy import Policy, policy
-from vstore.shard.calibration.curves import Calibration, novel
+from vstore.shard.calibration.curves import Calibration, Coarse
 from vstore.shard.head import ShardHead
 from vstore.types import Bitmap, Bools, Float32s, Int64s
 from vstore_kernels import bitmap
@@ -157,7 +157,7 @@ def _calibrated(
         traversal=way.traversal,
         ef=way.ef,
         n_seeds=way.n_seeds,
-        n_candidates=min(n_matching, known.n_candidates),
+        n_candidates=min(n_matching, way.n_candidates),
         selectivity=selectivity,
         correlation=correlation,
         n_matching=n_matching,
@@ -189,12 +189,13 @@ class ShardPlans:
         self._known: dict[tuple[int | None, bool], Plan] = {}
         self.fixed: Plan | None = self._plan(None, False) if self._is_fixed() else None
         """The plan of every query, where it cannot depend on the query; its correlation is None."""
+        self._coarse = None if self.fixed is not None else Coarse(head.centroids, head.metric)
 
     def plan(self, query: Float32s) -> Plan:
         """Return the plan for a query (float32[d], raw)."""
         if self.fixed is not None:
             return self.fixed
-        return self._plan(_place(self.correlation(query)), self._novel(query[None])[0])
+        return self._plan(_place(self.correlation(query)), self._is_novel(query))
 
     def split(self, queries: Float32s) -> list[tuple[Plan, Int64s]]:
         """Return each plan with the rows (int64[g], ascending) of `queries` (float32[m, d]) that it is
@@ -226,9 +227,18 @@ class ShardPlans:
         return known.always_scans(self.n_matching)
 
     def _novel(self, queries: Float32s) -> Bools:
-        if self._exact:
+        calibration, coarse = self._head.calibration, self._coarse
+        if calibration is None or coarse is None:
             return np.zeros(len(queries), np.bool_)
-        return novel(self._head.calibration, queries, self._head.centroids, self._head.metric)
+        return np.asarray(coarse.novelty(queries) > calibration.novel_beyond)
+
+    def _is_novel(self, query: Float32s) -> bool:
+        calibration, coarse = self._head.calibration, self._coarse
+        return (
+            calibration is not None
+            and coarse is not None
+            and coarse.novelty_of(query) > calibration.novel_beyond
+        )
 
     def _plan(self, place: int | None, novel: bool) -> Plan:
         plan = self._known.get((place, novel))

@@ -10,14 +10,14 @@ passing rows by codes always is one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from vstore.shard.calibration import costs
-from vstore.shard.calibration.curves import KS, OVERSAMPLING, Calibration, Curve
+from vstore.shard.calibration.curves import KS, LOSSES, OVERSAMPLING, Calibration, Curve
 from vstore.shard.calibration.measure import seeds_for
 
 CERTAINLY_MIXED: Final = 1 / 3
@@ -27,6 +27,7 @@ CERTAINLY_FAR: Final = 0.1
 LEAST_NEAR: Final = 0.02
 """A walk through failing rows must meet at least this share of passing ones near the query."""
 _LOSS_SHARE: Final = 0.2
+_WORDS: Final = {"scan": "scan", "result_filter": "result filter", "cluster_acorn": "acorn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,9 @@ class Way:
     traversal: str
     ef: int
     n_seeds: int
+    n_candidates: int
     cost_ns: float
-    reason: str
+    reason: str = ""
 
 
 class Policy:
@@ -55,9 +57,9 @@ class Policy:
         self._row_bytes = calibration.row_bytes
         self._seeding_ns = costs.seeding_ns(calibration.centroid_bytes)
         self._k, self._given, self._calibration = k, ef, calibration
-        self.n_candidates, lost = _candidates(calibration, k, recall)
-        """How many candidates are re-scored exactly."""
-        self._wanted = recall + lost
+        self._near = _candidates(calibration, k, recall, "strange" if novel else "usual")
+        self._apart = _candidates(calibration, k, recall, "far")
+        self._wanted = recall + self._near[1]
         (own,) = calibration.of("hnsw")
         strange = calibration.of("strange")
         self._curve = strange[0] if novel and strange else own
@@ -74,17 +76,18 @@ class Policy:
             else f"recall {recall:g}: ef {self._ef} by the {kind} curve "
             f"({calibration.n_queries} held-out queries)"
         )
-        self._none = self._widths(calibration.of("none"))
-        self._far = [self._widths(calibration.of("far")), self._widths(calibration.of("islands"))]
+        self._none = self._widths(calibration.of("none"), recall + self._near[1])
+        away = recall + self._apart[1]
+        self._far = [self._widths(calibration.of(walk), away) for walk in ("far", "islands")]
 
     def _width(self, width: float) -> int:
-        return max(self._k, self.n_candidates, math.ceil(width if self._given is None else self._given))
+        return max(self._k, self._near[0], math.ceil(width if self._given is None else self._given))
 
-    def _widths(self, curves: tuple[Curve, ...]) -> list[tuple[float, int | None, float]]:
+    def _widths(self, curves: tuple[Curve, ...], wanted: float) -> list[tuple[float, int | None, float]]:
         """Return (share, beam width or None where the recall was not reached, cost) of each curve."""
         out: list[tuple[float, int | None, float]] = []
         for curve in curves:
-            least = curve.width(self._wanted, self._k)
+            least = curve.width(wanted, self._k)
             if least is None and self._given is None:
                 out.append((curve.share, None, math.inf))
                 continue
@@ -94,12 +97,12 @@ class Policy:
 
     def unfiltered(self, n_rows: int) -> Way:
         """Return the way to search all rows of a shard of `n_rows`."""
-        scan_ns = costs.scan_ns(n_rows, self._row_bytes)
+        scan_ns = self._scan_ns(n_rows)
         patience = 1.0 if self._reached else 2.0
         if scan_ns <= patience * self._walk_ns:
             return self._scan(n_rows, scan_ns, f"hnsw {_us(self._walk_ns)}")
         unreached = "" if self._reached else "; the widest measured, which falls short of it"
-        return Way("hnsw", self._ef, 1, self._walk_ns, self._source + unreached)
+        return Way("hnsw", self._ef, 1, self._near[0], self._walk_ns, self._source + unreached)
 
     def filtered(self, n_matching: int, selectivity: float, correlation: float | None) -> Way:
         """Return the way to search the `n_matching` rows that pass.
@@ -109,41 +112,63 @@ class Policy:
             selectivity: their share.
             correlation: the passing share near the query over that overall; None is taken as 1.
         """
+        scan, result_filter, acorn = ways = self.ways(n_matching, selectivity, correlation)
+        best = min(ways, key=lambda way: way.cost_ns)
+        if best is scan:
+            others = f"result filter {_us(result_filter.cost_ns)}, acorn {_us(acorn.cost_ns)}"
+            return self._scan(n_matching, scan.cost_ns, others)
+        taken = ", ".join(f"{_WORDS[way.traversal]} {_us(way.cost_ns)}" for way in ways)
+        if best is result_filter or self._given is not None:
+            source = self._source
+        else:
+            source = (
+                f"ef {acorn.ef} by the curves of filters like this "
+                f"({self._calibration.n_queries} held-out queries)"
+            )
+        return replace(best, reason=f"{source}; {taken}")
+
+    def ways(self, n_matching: int, selectivity: float, correlation: float | None) -> tuple[Way, Way, Way]:
+        """Return scan, result filter and cluster-seeded ACORN with their predicted costs, infinite where
+        nothing measured says that they suffice; without reasons. Arguments as for `filtered`.
+        """
         mixed = 1.0 if correlation is None else correlation
         near = min(mixed * selectivity, 1.0)
-        scan_ns = costs.scan_ns(n_matching, self._row_bytes)
-        result_ns = self._result_filter_ns(near)
+        n_candidates = self._near[0]
+        if mixed < CERTAINLY_MIXED:
+            n_candidates = max(n_candidates, self._apart[0])
         ef, acorn_ns = self._acorn(near, selectivity, mixed)
-        if scan_ns <= min(result_ns, acorn_ns):
-            others = f"result filter {_us(result_ns)}, acorn {_us(acorn_ns)}"
-            return self._scan(n_matching, scan_ns, others)
-        if result_ns <= acorn_ns:
-            reason = f"{self._source}; {near:.1%} match near the query: {_us(result_ns)}, scan {_us(scan_ns)}"
-            return Way("result_filter", self._ef, 1, result_ns, reason)
-        assert ef is not None
-        reason = (
-            f"{self._source_of(ef)}; {_us(acorn_ns)}, scan {_us(scan_ns)}, result filter {_us(result_ns)}"
+        width = max(ef or self._ef, n_candidates)
+        return (
+            self._scan(n_matching, self._scan_ns(n_matching), ""),
+            Way(
+                "result_filter",
+                max(self._ef, n_candidates),
+                1,
+                n_candidates,
+                self._result_filter_ns(near, mixed),
+            ),
+            Way("cluster_acorn", width, seeds_for(width), n_candidates, acorn_ns),
         )
-        return Way("cluster_acorn", ef, seeds_for(ef), acorn_ns, reason)
 
     def always_scans(self, n_matching: int) -> bool:
         """Return whether `n_matching` passing rows are scanned whatever the query."""
-        return costs.scan_ns(n_matching, self._row_bytes) <= min(self._walk_ns, *self._acorn_ns())
+        return self._scan_ns(n_matching) <= min(self._walk_ns, *self._acorn_ns())
 
     def _acorn_ns(self) -> list[float]:
         return [math.inf, *(cost for widths in (self._none, *self._far) for _, _, cost in widths)]
 
     def _scan(self, n: int, scan_ns: float, others: str) -> Way:
+        # Few candidates more cost a scan nothing, and its plan then never depends on the query.
+        n_candidates = max(self._near[0], self._apart[0])
         reason = f"scan of {n} matching rows is cheapest: {_us(scan_ns)}; {others}"
-        return Way("scan", max(self._k, self.n_candidates), 1, scan_ns, reason)
+        return Way("scan", n_candidates, 1, n_candidates, scan_ns, reason)
 
-    def _source_of(self, ef: int) -> str:
-        if self._given is not None:
-            return self._source
-        return f"ef {ef} by the curves of filters like this ({self._calibration.n_queries} held-out queries)"
+    def _scan_ns(self, n: int) -> float:
+        return costs.scan_ns(n, self._row_bytes, max(self._near[0], self._apart[0]))
 
-    def _result_filter_ns(self, near: float) -> float:
-        if near < LEAST_NEAR:
+    def _result_filter_ns(self, near: float, correlation: float) -> float:
+        # Where few of the nearest clusters pass, such a walk may see half of the shard before it ends.
+        if near < LEAST_NEAR or correlation < CERTAINLY_MIXED:
             return math.inf
         return costs.RESULT_FILTER * self._curve.cost_ns(self._ef / near, self._row_bytes)
 
@@ -172,15 +197,16 @@ def _between(
     return (max(ef, unfiltered) if at == len(widths) else ef), max(cost for _, _, cost in around)
 
 
-def _candidates(calibration: Calibration, k: int, recall: float) -> tuple[int, float]:
+def _candidates(calibration: Calibration, k: int, recall: float, kind: str) -> tuple[int, float]:
     """Return how many candidates to re-score for k, and the share of the true k that this loses."""
     allowed = _LOSS_SHARE * (1 - recall)
     above = next((i for i, measured in enumerate(KS) if k <= measured), len(KS) - 1)
     below = above if KS[above] <= k else max(above - 1, 0)
-    lost = np.maximum(calibration.lost[above], calibration.lost[below])
+    measured = calibration.lost[LOSSES.index(kind)]
+    lost = np.maximum(measured[above], measured[below])
     enough = np.flatnonzero(lost <= allowed)
     at = int(enough[0]) if len(enough) else len(OVERSAMPLING) - 1
-    return max(math.ceil(k * OVERSAMPLING[at]), k + 2), float(lost[at])
+    return math.ceil(max(k, KS[0]) * OVERSAMPLING[at]), float(lost[at])
 
 
 def _us(cost_ns: float) -> str:

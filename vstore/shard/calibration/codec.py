@@ -9,7 +9,7 @@ import numpy as np
 
 from vstore.errors import CorruptData
 from vstore.format.frame import natural, unpack
-from vstore.shard.calibration.curves import KS, OVERSAMPLING, WALKS, Calibration, Curve
+from vstore.shard.calibration.curves import KS, LOSSES, OVERSAMPLING, WALKS, Calibration, Curve
 from vstore.types import Float32s
 
 _COUNTS = 4
@@ -59,7 +59,9 @@ def decode_calibration(data: bytes, where: str) -> Calibration | None:
     return Calibration(
         n_queries=natural(stored["n_queries"]),
         curves=curves,
-        lost=_shares(stored["lost"], len(KS), len(OVERSAMPLING), where),
+        lost=_shares(stored["lost"], len(LOSSES) * len(KS), len(OVERSAMPLING), where).reshape(
+            len(LOSSES), len(KS), len(OVERSAMPLING)
+        ),
         row_bytes=natural(stored["row_bytes"]),
         centroid_bytes=natural(stored["centroid_bytes"]),
         novel_beyond=float(stored["novel_beyond"]),

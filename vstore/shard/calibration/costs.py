@@ -32,25 +32,26 @@ class Costs:
     scan_row: float
     """A row of a scan: codes lie in order."""
     scan_byte: float
+    candidate: float
+    """A candidate that a scan keeps and scores exactly."""
     centroid_byte: float
     """Ordering the clusters, for each byte of their centroids."""
 
 
 COSTS = Costs(
-    walk=3_000.0,
-    distance=25.0,
-    distance_byte=0.06,
+    walk=500.0,
+    distance=15.0,
+    distance_byte=0.05,
     hop=150.0,
-    check=1.5,
-    neighbors=20.0,
-    scan=1_500.0,
-    scan_row=4.0,
+    check=0.3,
+    neighbors=80.0,
+    scan=500.0,
+    scan_row=5.5,
     scan_byte=0.05,
-    centroid_byte=0.1,
+    candidate=200.0,
+    centroid_byte=0.06,
 )
-
-
-RESULT_FILTER = 1.3
+RESULT_FILTER = 1.15
 """A walk that keeps passing nodes apart takes this many times one of the same counts: its frontier is a
 heap."""
 
@@ -73,9 +74,10 @@ def walk_ns(counts: Sequence[float], row_bytes: int) -> float:
     )
 
 
-def scan_ns(n_rows: float, row_bytes: int) -> float:
-    """Return what a scan of the codes of `n_rows` passing rows takes."""
-    return COSTS.scan + n_rows * (COSTS.scan_row + COSTS.scan_byte * row_bytes)
+def scan_ns(n_rows: float, row_bytes: int, n_candidates: int = 0) -> float:
+    """Return what a scan of the codes of `n_rows` passing rows takes, that keeps `n_candidates` of them."""
+    kept = min(n_candidates, n_rows) * COSTS.candidate
+    return COSTS.scan + n_rows * (COSTS.scan_row + COSTS.scan_byte * row_bytes) + kept
 
 
 def seeding_ns(centroid_bytes: int) -> float:

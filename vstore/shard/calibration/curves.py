@@ -3,20 +3,25 @@ them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 
 from vstore.shard.calibration import costs
-from vstore.types import Bools, Float32s, Int32s, Metric
-from vstore_kernels import gate
+from vstore.types import Float32s, Int32s, Metric
 
-KS: Final = (1, 10, 50, 100)
-"""Recall is measured for these k; between them widths are interpolated, above them they grow with k."""
+KS: Final = (10, 50, 100)
+"""Recall is measured for these k. Smaller ones take the widths of the first, greater ones wider than the
+last."""
 OVERSAMPLING: Final = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """Candidates re-scored for one answer, for which the loss is measured."""
-COARSE_CENTROIDS: Final = 128
+LOSSES: Final = ("usual", "strange", "far")
+"""Kinds of question for which the loss is measured: queries like the rows, unlike them, and filters that
+pass rows
+far from the query, whose distances differ least."""
+COARSE_CENTROIDS: Final = 64
 """A query is compared with at most this many centroids to tell whether it is like the shard's rows."""
 
 Walk = Literal["hnsw", "strange", "none", "far", "islands"]
@@ -58,7 +63,7 @@ class Curve:
             return None if least is None else least * k / KS[-1]
         above = next(i for i, measured in enumerate(KS) if k <= measured)
         wide = self._width_at(recall, above)
-        if wide is None or KS[above] == k:
+        if wide is None or KS[above] == k or above == 0:
             return wide
         narrow = self._width_at(recall, above - 1)
         if narrow is None:
@@ -105,7 +110,7 @@ class Calibration:
     centroid_bytes: int
     """Bytes of all centroids, which ordering the clusters reads."""
     novel_beyond: float
-    """The greatest distance of a held-out row to the coarse centroids."""
+    """The novelty that one in twenty held-out rows exceeds: see `Coarse`."""
     code_recall: tuple[tuple[int, float], ...] = ()
     """(bits, recall@10 of guide and exact re-score at bounded candidates) for each width of codes tried."""
 
@@ -114,33 +119,56 @@ class Calibration:
         return tuple(sorted((c for c in self.curves if c.walk == walk), key=lambda c: c.share))
 
 
-def coarse_distances(queries: Float32s, centroids: Float32s, metric: Metric) -> Float32s:
-    """Return float32[m]: how far queries (float32[m, d], raw) lie from every K/128-th centroid, the nearest
-    counting.
+_TINY: Final = float(np.finfo(np.float32).tiny)
 
-    Neighbours in the chain of clusters are near each other, so a stride over it covers the shard. Squared L2
-    under l2 and cosine (there of the normalised query), minus the cosine with the centroid under dot.
+
+class Coarse:
+    """Tells how much a query is like a shard's rows, by a few of its centroids.
+
+    Neighbours in the chain of clusters are near each other, so a stride over it covers the shard. Rows lie
+    near one of
+    these centroids and far from most; the novelty of a query is its squared distance to the nearest over the
+    mean
+    squared distance. Directions alone count under cosine and dot.
+
+    Args:
+        centroids: float32[K, d'], of the shard; d' is d, or d + 1 under dot.
+        metric: the collection's.
     """
-    gate.array("queries", queries, np.float32, 2)
-    stride = -(-len(centroids) // COARSE_CENTROIDS)
-    coarse = centroids[stride // 2 :: stride, : queries.shape[1]]
-    squares = np.einsum("ij,ij->i", queries, queries)
-    if metric == "l2":
-        own = np.einsum("ij,ij->i", coarse, coarse)
-        nearest = (own - 2 * (queries @ coarse.T)).min(axis=1) + squares
-        return np.asarray(nearest, np.float32)
-    norms = np.sqrt(squares)
+
+    def __init__(self, centroids: Float32s, metric: Metric) -> None:
+        stride = -(-len(centroids) // COARSE_CENTROIDS)
+        coarse = centroids[stride // 2 :: stride]
+        if metric == "dot":
+            coarse = _unit(coarse[:, :-1])
+        self._directions = metric != "l2"
+        self._doubled = np.ascontiguousarray(-2 * coarse.T, np.float32)
+        self._squares = np.einsum("ij,ij->i", coarse, coarse)
+        self._mean_doubled, self._mean_square = self._doubled.mean(axis=1), float(self._squares.mean())
+
+    def novelty(self, queries: Float32s) -> Float32s:
+        """Return float32[m] for queries (float32[m, d], raw)."""
+        if self._directions:
+            queries = _unit(queries)
+        own = np.einsum("ij,ij->i", queries, queries)
+        gaps = queries @ self._doubled + self._squares
+        nearest, mean = gaps.min(axis=1) + own, gaps.mean(axis=1) + own
+        return np.asarray(nearest / np.maximum(mean, np.finfo(np.float32).tiny), np.float32)
+
+    def novelty_of(self, query: Float32s) -> float:
+        """Return `novelty` of one query (float32[d], raw), in less time."""
+        own = float(query.dot(query))
+        if self._directions:
+            query = query / np.float32(math.sqrt(own) or 1.0)
+            own = 1.0 if own else 0.0
+        gaps = query.dot(self._doubled)
+        gaps += self._squares
+        # The mean of products is the product with the mean.
+        mean = float(query.dot(self._mean_doubled)) + self._mean_square + own
+        return (float(gaps.min()) + own) / max(mean, _TINY)
+
+
+def _unit(rows: Float32s) -> Float32s:
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     norms[norms == 0] = 1
-    lengths = np.sqrt(np.einsum("ij,ij->i", coarse, coarse)) if metric == "dot" else np.ones(len(coarse))
-    lengths[lengths == 0] = 1
-    cosines = (queries / norms[:, None]) @ (coarse / lengths[:, None]).T
-    return np.asarray(-cosines.max(axis=1), np.float32)
-
-
-def novel(calibration: Calibration | None, queries: Float32s, centroids: Float32s, metric: Metric) -> Bools:
-    """Return bool[m]: which queries (float32[m, d]) lie farther from the shard than its own held-out rows
-    did."""
-    if calibration is None:
-        return np.zeros(len(queries), np.bool_)
-    beyond: Bools = coarse_distances(queries, centroids, metric) > calibration.novel_beyond
-    return beyond
+    return np.asarray(rows / norms, np.float32)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 
-from vstore.traverse.scratch import POOL
+from vstore.traverse.scratch import POOL, ScratchPool
 from vstore.types import Bitmap, Float32s, Int32s, Int64s, Metric, UInt8s
-from vstore_kernels import layout, search
-from vstore_kernels.acorn import pick_seeds
+from vstore_kernels import bitmap, layout, search
+from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
 from vstore_kernels.build import HNSWGraph
-from vstore_kernels.clusters import nearest_clusters
 from vstore_kernels.codes import CodeParams, prepare_query
+from vstore_kernels.scan import scan_codes
 
-COUNTED = (layout.N_DISTANCES, layout.N_HOPS, layout.N_FILTER_CHECKS, layout.N_LISTS)
+SCRATCH: Final = ScratchPool(AnswerScratch)
+"""Kernel memory of measurements, one a thread."""
+COUNTED: Final = (layout.N_DISTANCES, layout.N_HOPS, layout.N_FILTER_CHECKS, layout.N_LISTS)
 """The counters that cost is reckoned from."""
 
 
@@ -42,6 +45,18 @@ class Guide:
         self.tables = search.BlockTables.of_arrays(self.graph.neighbors, self.encoded)
         self._upper = self.graph.upper
         self._upper_codes = np.ascontiguousarray(self.encoded[self.graph.upper_nodes])
+        stride = self.vectors.strides[0] << layout.BLOCK_SHIFT
+        blocks = np.arange(layout.n_blocks(self.n), dtype=np.int64)
+        self._resident = ResidentShard(
+            self.tables,
+            self._upper,
+            self._upper_codes,
+            self.centroids,
+            self.cluster_offsets,
+            self.params,
+            self.vectors.ctypes.data + blocks * stride,
+            layout.BLOCK_SHIFT,
+        )
 
     @property
     def n(self) -> int:
@@ -62,25 +77,56 @@ class Guide:
         points, _ = self.points
         return float(np.einsum("ij,ij->i", points, points).max())
 
-    def walk(self, query: Float32s, ef: int) -> tuple[Int32s, Int64s]:
-        """Return the beam (int32[<= ef], nearest first) of an unfiltered search, and the counters
-        (COUNTED)."""
+    def walk(self, query: Float32s, ef: int) -> Int32s:
+        """Return the beam (int32[<= ef], nearest by estimate first) of an unfiltered search."""
         code = prepare_query(query, self.params)
-        counters = np.zeros(layout.N_COUNTERS, np.int64)
-        entry = search.descend(code, self._upper_codes, self._upper, counters)
+        entry = search.descend(code, self._upper_codes, self._upper)
         with POOL.lend() as scratch:
             search.begin(scratch, self.tables, np.array([entry], np.int32), ef, layout.HNSW)
             search.step(scratch, self.tables, code, None)
-            return search.results(scratch)[0], (counters + scratch.counters)[list(COUNTED)]
+            return search.results(scratch)[0]
 
-    def walk_filtered(self, query: Float32s, passing: Bitmap, ef: int, n_seeds: int) -> tuple[Int32s, Int64s]:
-        """As `walk`, by cluster-seeded ACORN among the rows of `passing`."""
-        order = nearest_clusters(query, self.centroids, self.metric)
-        seeds = pick_seeds(order, self.cluster_offsets, passing, n_seeds)
-        if not len(seeds):
-            return seeds, np.zeros(len(COUNTED), np.int64)
-        code = prepare_query(query, self.params)
-        with POOL.lend() as scratch:
-            search.begin(scratch, self.tables, seeds, ef, layout.ACORN)
-            search.step(scratch, self.tables, code, passing)
-            return search.results(scratch)[0], scratch.counters[list(COUNTED)].copy()
+    def nearest(
+        self, queries: Float32s, passing: Bitmap | None, n_passing: int, ef: int, n_seeds: int, most: int
+    ) -> tuple[Int32s, Int64s]:
+        """Search for `queries` (float32[m, d], raw) with beams of `ef`, all of which are scored exactly.
+
+        Args:
+            queries: of one filter.
+            passing: uint64 bitmap for cluster-seeded ACORN, or None for an unfiltered walk.
+            n_passing: rows that pass.
+            ef: beam width.
+            n_seeds: of ACORN.
+            most: answers wanted, if the beam holds so many.
+
+        Returns:
+            int32[m, min(most, ef)] node ids, nearest first, -1 padded, and int64[m, 4] counters (COUNTED).
+        """
+        m, k = len(queries), min(most, ef)
+        ids, distances = np.full((m, k), layout.NO_NODE, np.int32), np.empty((m, k), np.float32)
+        counters, status = np.zeros((m, layout.N_COUNTERS), np.int64), np.zeros(m, np.uint8)
+        scratch = SCRATCH.take()
+        try:
+            answer(
+                self._resident,
+                queries,
+                passing,
+                layout.HNSW if passing is None else layout.ACORN,
+                ef=ef,
+                n_seeds=max(n_seeds, 1),
+                n_candidates=ef,
+                k=k,
+                n_matching=n_passing,
+                scratch=scratch,
+                out_ids=ids,
+                out_distances=distances,
+                counters=counters,
+                status=status,
+            )
+        finally:
+            SCRATCH.give(scratch)
+        return ids, counters[:, COUNTED]
+
+    def scan(self, query: Float32s, passing: Bitmap, top: int) -> Int32s:
+        """Return the `top` rows of `passing` (int32[<= top]) whose codes are nearest."""
+        return scan_codes(prepare_query(query, self.params), self.tables, bitmap.indices(passing), top)[0]

@@ -19,9 +19,9 @@ from vstore.shard.calibration.curves import (
     OVERSAMPLING,
     SHARES,
     Calibration,
+    Coarse,
     Curve,
     Walk,
-    coarse_distances,
 )
 from vstore.shard.calibration.guide import Guide
 from vstore.shard.calibration.truth import Question, TruthMaker
@@ -31,6 +31,7 @@ from vstore_kernels.parallel import run_chunks
 LEAST_ROWS: Final = 4_096
 """Smaller shards are not calibrated: a scan of them costs no more than a traversal."""
 HNSW_LADDER: Final = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 480, 720, 1080, 1600)
+STRANGE_LADDER: Final = (14, 28, 56, 112, 224, 480, 1080)
 ACORN_LADDER: Final = (16, 32, 64, 128, 256, 512, 1024, 2048)
 FILTERED_QUERIES: Final = 32
 OTHER_QUERIES: Final = 48
@@ -40,8 +41,13 @@ _WIDE: Final = 200
 _LEAST_WALK: Final = (200.0, 16.0, 1_000.0, 100.0)
 """About what the narrowest filtered walk counts: distances, hops, filter checks, lists."""
 _SATURATED: Final = 0.9992
-_CONFIDENCE: Final = 1.0
-"""Standard errors by which the measured mean is lowered."""
+_CONFIDENCE: Final[dict[Walk, float]] = {"hnsw": 1.0, "strange": 2.0, "none": 1.0, "far": 2.0, "islands": 1.0}
+"""Standard errors by which a mean is lowered: more where questions may be stranger than the measured."""
+_USUAL: Final = 0.95
+"""The share of held-out rows that count as like the rest; the others have wider searches."""
+_FAR: Final[tuple[Walk, float]] = ("far", 0.2)
+_LEAST_ERROR: Final = 0.05
+"""Nothing missed by n queries does not mean that nothing ever is: added to the standard error, over n."""
 _CHUNK: Final = 16
 _PAST_SCAN: Final = 1.5
 
@@ -68,20 +74,24 @@ def calibrate(guide: Guide, held_out: Int32s, *, seed: int, n_threads: int) -> C
     maker = TruthMaker(guide, held_out, seed, n_threads)
     run = _Measure(guide, n_threads)
     own = np.ascontiguousarray(guide.vectors[held_out])
+    novelty = Coarse(guide.centroids, guide.metric).novelty(own)
+    beyond = float(np.quantile(novelty, _USUAL))
     questions = maker.unfiltered(own)
+    usual = [question for question, found in zip(questions, novelty, strict=True) if found <= beyond]
     strange = maker.unfiltered(maker.strange(min(OTHER_QUERIES, len(held_out))))
-    curves = [run.climb("hnsw", 1.0, questions), run.climb("strange", 1.0, strange)]
-    cells = [(walk, share) for walk, shares in SHARES.items() for share in shares if run.worth(walk, share)]
-    if cells:
-        for cell, asked in maker.filtered(cells, min(FILTERED_QUERIES, len(held_out))).items():
-            curves.append(run.climb(*cell, asked))
+    curves = [run.climb("hnsw", 1.0, usual), run.climb("strange", 1.0, strange)]
+    cells = [(walk, share) for walk, shares in SHARES.items() for share in shares]
+    worth = [cell for cell in cells if run.worth(*cell)]
+    asked = maker.filtered([*worth, _FAR], min(FILTERED_QUERIES, len(held_out)))
+    curves += [run.climb(*cell, asked[cell]) for cell in worth]
+    some = usual[:: max(len(usual) // OTHER_QUERIES, 1)]
     return Calibration(
         n_queries=len(held_out),
         curves=tuple(curves),
-        lost=np.maximum(run.lost(questions[:: max(len(questions) // OTHER_QUERIES, 1)]), run.lost(strange)),
+        lost=np.stack([run.lost(some), run.lost(strange), run.lost(asked[_FAR])]),
         row_bytes=guide.params.row_bytes,
         centroid_bytes=guide.centroids.nbytes,
-        novel_beyond=float(coarse_distances(own, guide.centroids, guide.metric).max()),
+        novel_beyond=beyond,
     )
 
 
@@ -98,13 +108,13 @@ class _Measure:
     def climb(self, walk: Walk, share: float, questions: list[Question]) -> Curve:
         """Return the curve of one kind of question."""
         filtered = walk not in ("hnsw", "strange")
-        ladder = ACORN_LADDER if filtered else HNSW_LADDER
+        ladder = ACORN_LADDER if filtered else HNSW_LADDER if walk == "hnsw" else STRANGE_LADDER
         limit_ns = _PAST_SCAN * costs.scan_ns(share * self._guide.n, self._row_bytes)
         rungs: list[tuple[int, Float64s, Float64s]] = []
         for ef in ladder:
             shares, counts = self._rung(questions, ef, seeds_for(ef) if filtered else 0)
-            spread = shares.std(axis=0) / np.sqrt(len(shares))
-            lowered = np.clip(shares.mean(axis=0) - _CONFIDENCE * spread, 0, 1)
+            spread = shares.std(axis=0) / np.sqrt(len(shares)) + _LEAST_ERROR / len(shares)
+            lowered = np.clip(shares.mean(axis=0) - _CONFIDENCE[walk] * spread, 0, 1)
             rungs.append((ef, lowered, counts.mean(axis=0)))
             taken = costs.walk_ns(counts.mean(axis=0).tolist(), self._row_bytes)
             if lowered.min() >= _SATURATED or taken + filtered * self._seeding_ns() > limit_ns:
@@ -126,8 +136,12 @@ class _Measure:
         out = np.zeros((len(questions), *kept.shape))
 
         def ask(i: int) -> None:
-            beam, _ = self._guide.walk(questions[i].query, _WIDE)
-            out[i] = questions[i].lost_after(beam, kept)
+            question = questions[i]
+            if question.passing is None:
+                beam = self._guide.walk(question.query, _WIDE)
+            else:
+                beam = self._guide.scan(question.query, question.passing, int(kept.max()))
+            out[i] = question.lost_after(beam, kept)
 
         self._each(len(questions), ask)
         return np.asarray(out.mean(axis=0), np.float32)
@@ -135,16 +149,18 @@ class _Measure:
     def _rung(self, questions: list[Question], ef: int, n_seeds: int) -> tuple[Float64s, Int64s]:
         shares = np.zeros((len(questions), len(KS)))
         counts = np.zeros((len(questions), 4), np.int64)
+        parts = _alike(questions)
 
-        def ask(i: int) -> None:
-            question = questions[i]
-            if question.passing is None:
-                beam, counts[i] = self._guide.walk(question.query, ef)
-            else:
-                beam, counts[i] = self._guide.walk_filtered(question.query, question.passing, ef, n_seeds)
-            shares[i] = question.found(beam)
+        def ask(part: list[int]) -> None:
+            first = questions[part[0]]
+            queries = np.stack([questions[i].query for i in part])
+            ids, counts[part] = self._guide.nearest(
+                queries, first.passing, first.n_passing or self._guide.n, ef, n_seeds, KS[-1]
+            )
+            for i, row in zip(part, ids, strict=True):
+                shares[i] = questions[i].found(row)
 
-        self._each(len(questions), ask)
+        run_chunks(ask, parts, self._n_threads)
         return shares, counts
 
     def _each(self, n: int, ask: Callable[[int], None]) -> None:
@@ -156,3 +172,14 @@ class _Measure:
 
     def _seeding_ns(self) -> float:
         return costs.seeding_ns(self._guide.centroids.nbytes)
+
+
+def _alike(questions: list[Question]) -> list[list[int]]:
+    """Return the positions of the questions in runs of one filter."""
+    parts: list[list[int]] = []
+    for i, question in enumerate(questions):
+        if parts and len(parts[-1]) < _CHUNK and questions[parts[-1][0]].passing is question.passing:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return parts

@@ -106,9 +106,6 @@ def _recall(guide: Guide, questions: list[Question]) -> float:
     column = KS.index(10)
     return float(
         np.mean(
-            [
-                question.found(guide.walk(question.query, _EF)[0][:_CANDIDATES])[column]
-                for question in questions
-            ]
+            [question.found(guide.walk(question.query, _EF)[:_CANDIDATES])[column] for question in questions]
         )
     )

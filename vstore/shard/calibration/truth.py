@@ -24,7 +24,8 @@ _CHUNK_KEYS: Final = 1 << 24
 class Question:
     """A query under a filter, and its answer.
 
-    `query` float32[d]; `passing` uint64 bitmap without the held-out rows, or None where all may be returned;
+    `query` float32[d]; `passing` uint64 bitmap without the held-out rows, or None where all may be returned,
+    and `n_passing`;
     `rows` int32[t] ascending: every row that is no farther than the last of KS, ties included; `keys`
     float64[t] theirs,
     nearer when smaller; `limits` float64[len(KS)]: the key of the k-th row; `n_true` int64[len(KS)]: min(k,
@@ -33,6 +34,7 @@ class Question:
 
     query: Float32s
     passing: Bitmap | None
+    n_passing: int
     rows: Int32s
     keys: Float32s
     limits: Float64s
@@ -43,7 +45,8 @@ class Question:
         (int32[m])."""
         if not len(self.rows):
             return np.ones(len(KS))
-        keys = self.keys[self._places(candidates)]
+        at = np.minimum(np.searchsorted(self.rows, candidates), len(self.rows) - 1)
+        keys = self.keys[at[self.rows[at] == candidates]]
         hits = (keys[:, None] <= self.limits).sum(axis=0)
         shares: Float64s = np.minimum(hits, self.n_true) / self.n_true
         return shares
@@ -65,11 +68,6 @@ class Question:
             first = np.minimum(np.searchsorted(places, kept[column]), most)
             out[column] = (min(len(places), most) - first) / most
         return out
-
-    def _places(self, candidates: Int32s) -> Int64s:
-        at = np.minimum(np.searchsorted(self.rows, candidates), len(self.rows) - 1)
-        known: Int64s = at[self.rows[at] == candidates]
-        return known
 
 
 class TruthMaker:
@@ -131,11 +129,12 @@ class TruthMaker:
         return {cell: [question for part in out for question in part[cell]] for cell in cells}
 
     def strange(self, n_queries: int) -> Float32s:
-        """Return float32[n_queries, d]: queries unlike the rows, half shifted, half extrapolated from two
-        rows.
+        """Return float32[n_queries, d]: queries unlike the rows.
 
-        Each is a held-out row moved by as much as it lies from the mean of the rows: half of them all in one
-        direction drawn at random, the others along the difference of two other rows.
+        Each is a held-out row moved by as much as it lies from the mean of the rows: a third of them all in
+        one
+        direction drawn at random, a third along the difference of two other rows; the last third are
+        mirrored at the mean.
         """
         vectors = self._guide.vectors
         rows = vectors[self._rng.choice(self._held_out, n_queries)].astype(np.float64)
@@ -144,10 +143,13 @@ class TruthMaker:
         mean = vectors[sample].mean(axis=0, dtype=np.float64)
         reach = np.linalg.norm(rows - mean, axis=1, keepdims=True)
         direction = others[0] - others[1]
-        direction[: n_queries // 2] = self._rng.standard_normal(vectors.shape[1])
+        third = n_queries // 3
+        direction[:third] = self._rng.standard_normal(vectors.shape[1])
         lengths = np.linalg.norm(direction, axis=1, keepdims=True)
         lengths[lengths == 0] = 1
-        return np.asarray(rows + direction / lengths * reach, np.float32)
+        moved = rows + direction / lengths * reach
+        moved[third : 2 * third] = 2 * mean - rows[third : 2 * third]
+        return np.asarray(moved, np.float32)
 
     def _keys(self, queries: Float32s) -> Float32s:
         """Return float32[m, n]: keys that order the rows by distance to raw queries; held-out rows last."""
@@ -157,7 +159,7 @@ class TruthMaker:
             norms[norms == 0] = 1
             queries = np.asarray(queries / norms, np.float32)
         scale = np.float32(-2 if self._guide.metric == "l2" else -1)
-        keys: Float32s = (np.ascontiguousarray(queries, dtype=np.float32) * scale) @ points.T
+        keys = np.asarray((np.ascontiguousarray(queries, np.float32) * scale) @ points.T, np.float32)
         keys += bias
         keys[:, self._hidden] = np.inf
         return keys
@@ -170,16 +172,14 @@ class TruthMaker:
         n_true = np.minimum(KS, n)
         if n == 0:
             none = np.empty(0, np.int32)
-            return Question(
-                query, passing, none, none.astype(np.float32), np.zeros(len(KS), np.float32), n_true
-            )
+            return Question(query, passing, 0, none, none.astype(np.float32), np.zeros(len(KS)), n_true)
         last = int(n_true[-1]) - 1
         limits = np.sort(np.partition(held, last)[: last + 1])[n_true - 1].astype(np.float64)
         # Sums in another order differ in the last bits, and copies of a row must count as equals.
         slack = _TOLERANCE * (np.abs(limits) + self._guide.magnitude)
         within = np.flatnonzero(held <= limits[-1] + slack[-1])
         found = within if rows is None else rows[within]
-        return Question(query, passing, found.astype(np.int32), held[within], limits + slack, n_true)
+        return Question(query, passing, n, found.astype(np.int32), held[within], limits + slack, n_true)
 
     def _flags(self, cell: tuple[Walk, float], pivot: Float32s, rng: np.random.Generator) -> Bools:
         walk, share = cell
