@@ -125,3 +125,23 @@ def test_whoever_writes_in_turn_nothing_acknowledged_is_lost(steps):
                 act()
         assert place.contents() == model
         assert contents(writers[owner].view()) == model
+
+
+class Overtaken(FailingStore):
+    """Lets another writer take the collection over just before the log is listed."""
+
+    def list(self, prefix=""):
+        if "/log/" in prefix and self.place is not None:
+            place, self.place = self.place, None
+            self.other = place.writer()
+        return super().list(prefix)
+
+
+def test_a_writer_that_is_overtaken_while_it_opens_does_not_fence_its_successor():
+    place = Place()
+    store = Overtaken(place.store)
+    store.place = place
+    with pytest.raises(WriterFenced, match="while this one"):
+        place.writer(store)
+    store.other.upsert(rows_of([1]))
+    assert place.contents() == contents(store.other.view()) == model_of(rows_of([1]))

@@ -110,6 +110,8 @@ class CollectionView(Generic[S]):
     fences: tuple[int, ...] = ()
     n_unflushed: int = 0
     """Writes in the log that change something beyond the manifest's shards."""
+    epoch: int = 0
+    """The epoch of the last log record that was replayed."""
 
     @property
     def schema(self) -> Schema:
@@ -202,7 +204,7 @@ def replayed(
     """
     memtable, id_kind, seq, fences = view.memtable, view.id_kind, view.seq, list(view.fences)
     touched = _Touched()
-    epoch = 0
+    epoch = view.epoch
     for record in records:
         where = f"log record {record.seq} of collection {view.manifest.name!r}"
         if record.seq != seq or record.epoch < epoch:
@@ -237,6 +239,7 @@ def replayed(
         id_kind=id_kind,
         fences=tuple(fences),
         n_unflushed=view.n_unflushed + touched.n_writes,
+        epoch=epoch,
     )
 
 

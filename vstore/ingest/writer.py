@@ -108,6 +108,12 @@ class Writer(Generic[S]):
         """
         manifest = take_over(catalog, name, settings, new_id)
         view = open_view(catalog, manifest, settings, open_shard=open_shard)
+        if view.epoch > manifest.writer_epoch:
+            # Its fence is in the log already: one of this epoch behind it would make the log fall back.
+            raise WriterFenced(
+                f"{catalog.store.url}: collection {name!r} was taken over by a writer of epoch {view.epoch} "
+                f"while this one, of epoch {manifest.writer_epoch}, was opening it: open it again to write"
+            )
         wal = WriteAheadLog(
             catalog.store,
             log_prefix(name, manifest.collection_id),

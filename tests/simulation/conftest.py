@@ -1,0 +1,8 @@
+"""The simulation shares the model and the little shards of the ingest tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "ingest"))
