@@ -24,11 +24,15 @@ def queries(n: int, dim: int = DIM) -> np.ndarray:
     return rows(n, dim, seed=99)
 
 
-def build_store(n: int, dim: int = DIM, block_rows: int = 128, metric: str = "l2") -> MemoryStore:
+def build_store(
+    n: int, dim: int = DIM, block_rows: int = 128, metric: str = "l2", calibrate: bool = True
+) -> MemoryStore:
     """A store with the collection "c": one shard, keys 0 to n - 1, field bucket = key % 100."""
     store = MemoryStore()
     with vstore.connect(store, settings=vstore.Settings(n_threads=2, memtable_rows=n + 1)) as database:
-        index = vstore.IndexSettings(block_rows=block_rows, ef_construction=80, cluster_rows=64)
+        index = vstore.IndexSettings(
+            block_rows=block_rows, ef_construction=80, cluster_rows=64, calibrate=calibrate
+        )
         made = database.create_collection("c", dim=dim, metric=metric, fields={"bucket": "int"}, index=index)
         made.upsert(np.arange(n), rows(n, dim), {"bucket": np.arange(n) % 100})
         made.flush()

@@ -30,12 +30,17 @@ def world(request):
     made = database.create_collection("c", dim=DIM, metric=metric, fields=fields)
     made.upsert(np.arange(N), vectors, {"near": near, "even": even})
     made.flush()
+    index = vstore.IndexSettings(calibrate=False)
+    graph = database.create_collection("graph", dim=DIM, metric=metric, fields=fields, index=index)
+    graph.upsert(np.arange(N), vectors, {"near": near, "even": even})
+    graph.flush()
     candidates = queries(200)
     order = np.argsort(np.linalg.norm(candidates - pivot, axis=1))
     return {
         "metric": metric,
         "vectors": vectors,
         "collection": made,
+        "graph": graph,
         "near": near,
         "even": even,
         "near_queries": candidates[order[:N_QUERIES]],
@@ -75,6 +80,7 @@ def test_unfiltered(world):
 def test_every_cell(world, correlation, scans, monkeypatch):
     """`graph` takes the code scan away, so that cluster-seeded ACORN answers at this size."""
     if not scans:
+        world = {**world, "collection": world["graph"]}
         monkeypatch.setattr("vstore.query.planner.SCAN_ROWS", 150)
     field = world["even" if correlation == "none" else "near"]
     for share in SELECTIVITIES:
