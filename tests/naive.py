@@ -196,7 +196,7 @@ def select_neighbors(
         if all(exact_distance(space[node], space[other], "l2") >= distance for other in taken):
             taken.append(node)
     for node in candidates:
-        if len(taken) >= capacity // 2:
+        if len(taken) >= 3 * capacity // 4:
             break
         if node not in taken:
             taken.append(node)

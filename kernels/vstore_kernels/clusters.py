@@ -25,9 +25,20 @@ from vstore_kernels.parallel import run_chunks
 _MAX_BRANCH: Final = 128
 _SAMPLE_PER_CLUSTER: Final = 64
 _ITERATIONS: Final = 8
-_CHUNK_ROWS: Final = 2_048
+# Components read by one call of the assignment: some milliseconds.
+_CHUNK_WORK: Final = 16_000_000
+# Of the work; the refinements share the rest with the ordering.
+_SPLIT_SHARE: Final = 0.7
+_BEFORE_ORDERING: Final = 0.9
 _MAX_IMBALANCE: Final = 4
 _CHAIN_WINDOW: Final = 8_192
+_CHAIN_STEPS: Final = 64
+_REFINEMENTS: Final = 2
+# Nearest centroids that a row may move to.
+_NEAR: Final = 128
+_LEAF_ROWS: Final = 64
+_DIRECTIONS: Final = 12
+_CHUNK_CLUSTERS: Final = 8
 
 Progress = Callable[[int, int], None]
 _Ids = NDArray[np.int64]
@@ -69,16 +80,28 @@ def cluster_order(
         )
     splitter = _Splitter(space, np.random.default_rng(seed), n_threads, n, progress)
     parts = splitter.split(np.arange(n, dtype=np.int64), cluster_rows)
+    # A flat split has no early borders.
+    for _ in range(_REFINEMENTS if len(parts) > _MAX_BRANCH else 0):
+        parts = splitter.refine(parts)
     while True:
         # The split raises the number of clusters, hence lowers the mean: look again until it holds.
         limit = _MAX_IMBALANCE * n / len(parts)
         if max(part.size for part in parts) <= limit:
             break
         parts = [piece for part in parts for piece in (splitter.halve(part) if part.size > limit else [part])]
-    centroids = np.stack([_mean(space, part) for part in parts])
+    centroids = _means(space, parts, n_threads)
     chain = _chain(centroids)
     centroids = np.ascontiguousarray(centroids[chain])
-    ordered = [_along_chain(space, parts[c], centroids, k) for k, c in enumerate(chain)]
+    parts = [parts[c] for c in chain.tolist()]
+    near = _near_centroids(centroids, min(_DIRECTIONS + 1, len(parts)), n_threads)
+    ordered: list[_Ids] = list(parts)
+
+    def order_cluster(k: int) -> None:
+        ordered[k] = _along_neighbors(space, parts[k], centroids, near[k], max(k - 1, 0))
+
+    for start in range(0, len(parts), _CHUNK_CLUSTERS * n_threads):
+        run_chunks(order_cluster, range(len(parts))[start : start + _CHUNK_CLUSTERS * n_threads], n_threads)
+        splitter.report_ordered(start / len(parts))
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([part.size for part in ordered], out=offsets[1:])
     if progress is not None:
@@ -127,44 +150,67 @@ class _Splitter:
         progress: Progress | None,
     ) -> None:
         self._space, self._rng, self._n_threads = space, rng, n_threads
-        self._n, self._placed, self._progress = n, 0, progress
+        self._n, self._done, self._progress = n, 0.0, progress
 
-    def split(self, rows: _Ids, cluster_rows: int) -> list[_Ids]:
-        """Return `rows` in parts of at most twice `cluster_rows`."""
+    def split(self, rows: _Ids, cluster_rows: int, share: float = _SPLIT_SHARE) -> list[_Ids]:
+        """Return `rows` in parts of at most twice `cluster_rows`; that is `share` of the work on them."""
         wanted = -(-rows.size // cluster_rows)
         if rows.size <= cluster_rows * 3 // 2 or wanted < 2:
-            self._report(rows.size)
+            self._report(rows.size * share)
             return [rows]
         branch = wanted if wanted <= _MAX_BRANCH else min(_MAX_BRANCH, math.isqrt(wanted - 1) + 1)
-        pieces = self._kmeans(rows, branch)
+        pieces = self._kmeans(rows, branch, share / 2)
         if max(piece.size for piece in pieces) == rows.size:
             pieces = _cut(rows, wanted)
-            self._report(rows.size)
+            self._report(rows.size * share / 2)
             return pieces
         out: list[_Ids] = []
         for piece in pieces:
             # A flat split is final unless a part is too large; parts of an inner level go on.
             if wanted <= _MAX_BRANCH and piece.size <= 2 * cluster_rows:
-                self._report(piece.size)
+                self._report(piece.size * share / 2)
                 out.append(piece)
             else:
-                out.extend(self.split(piece, cluster_rows))
+                out.extend(self.split(piece, cluster_rows, share / 2))
         return out
 
     def halve(self, rows: _Ids) -> list[_Ids]:
         """Return `rows` in two parts or a few."""
-        pieces = self._kmeans(rows, 2)
+        pieces = self._kmeans(rows, 2, 0)
         if min(piece.size for piece in pieces) * 8 < rows.size or len(pieces) < 2:
             return _cut(rows, 2)
         return pieces
 
-    def _kmeans(self, rows: _Ids, k: int) -> list[_Ids]:
+    def refine(self, parts: list[_Ids]) -> list[_Ids]:
+        """Return `parts` after each row went to the nearest mean among those near its own part's.
+
+        Splitting from the top leaves rows on the wrong side of its early borders.
+        """
+        centroids = _means(self._space, parts, self._n_threads)
+        near = _near_centroids(centroids, min(_NEAR, len(parts)), self._n_threads)
+        moved: list[NDArray[np.int32]] = [np.empty(part.size, np.int32) for part in parts]
+
+        def move(c: int) -> None:
+            _move_rows(self._space, parts[c], centroids, near[c], moved[c])
+
+        share = (1 - _SPLIT_SHARE) / (_REFINEMENTS + 1) / len(parts)
+        for start in range(0, len(parts), _CHUNK_CLUSTERS * self._n_threads):
+            chunk = range(start, min(start + _CHUNK_CLUSTERS * self._n_threads, len(parts)))
+            run_chunks(move, chunk, self._n_threads)
+            self._report(len(chunk) * share * self._n)
+        rows, labels = np.concatenate(parts), np.concatenate(moved)
+        order = np.lexsort((rows, labels))
+        bounds = np.cumsum(np.bincount(labels, minlength=len(parts)))[:-1]
+        return [part for part in np.split(rows[order], bounds) if part.size]
+
+    def _kmeans(self, rows: _Ids, k: int, share: float) -> list[_Ids]:
         """Return the non-empty clusters of `rows`, each ascending."""
         sample_size = min(rows.size, k * _SAMPLE_PER_CLUSTER)
         sample = rows if sample_size == rows.size else self._rng.choice(rows, sample_size, replace=False)
         points = self._space[sample]
         centroids = points[self._rng.choice(sample_size, k, replace=False)].copy()
         everything = np.arange(sample_size, dtype=np.int64)
+        sums = np.empty(points.shape[1])
         for _ in range(_ITERATIONS):
             labels = self._assign(points, everything, centroids)
             order = np.argsort(labels, kind="stable")
@@ -173,37 +219,66 @@ class _Splitter:
             largest = order[starts[counts.argmax()] :][: counts.max()]
             for c in range(k):
                 if counts[c]:
-                    centroids[c] = _mean(points, order[starts[c] : starts[c] + counts[c]])
+                    _mean_rows(points, order[starts[c] : starts[c] + counts[c]], sums, centroids[c])
                 else:
                     centroids[c] = points[largest[self._rng.integers(largest.size)]]
-        labels = self._assign(self._space, rows, centroids)
+        labels = self._assign(self._space, rows, centroids, share)
         order = np.argsort(labels, kind="stable")
         bounds = np.cumsum(np.bincount(labels, minlength=k))[:-1]
         return [part for part in np.split(rows[order], bounds) if part.size]
 
     def _assign(
-        self, points: NDArray[np.float32], rows: _Ids, centroids: NDArray[np.float32]
+        self, points: NDArray[np.float32], rows: _Ids, centroids: NDArray[np.float32], share: float = 0
     ) -> NDArray[np.int32]:
         labels = np.empty(rows.size, np.int32)
-        starts = range(0, rows.size, _CHUNK_ROWS)
-        run_chunks(
-            lambda start: _assign_rows(
-                points, rows, centroids, start, min(start + _CHUNK_ROWS, rows.size), labels
-            ),
-            starts,
-            self._n_threads,
-        )
+        size = max(16, _CHUNK_WORK // (centroids.size + 1))
+
+        def assign(start: int) -> None:
+            _assign_rows(points, rows, centroids, start, min(start + size, rows.size), labels)
+
+        # Some chunks at a time, so that the bar moves.
+        step = size * 8 * self._n_threads
+        for start in range(0, rows.size, step):
+            stop = min(start + step, rows.size)
+            run_chunks(assign, range(start, stop, size), self._n_threads)
+            if share:
+                self._report((stop - start) * share)
         return labels
 
-    def _report(self, n_rows: int) -> None:
-        self._placed += n_rows
+    def report_ordered(self, part: float) -> None:
+        """Report that this part of the ordering, which comes last, is done."""
+        before = max(self._done, self._n * _BEFORE_ORDERING)
         if self._progress is not None:
-            self._progress(min(self._placed, self._n), self._n)
+            self._progress(min(int(before + (self._n - before) * part), self._n), self._n)
+
+    def _report(self, n_rows: float) -> None:
+        self._done += n_rows
+        if self._progress is not None:
+            self._progress(min(int(self._done), self._n), self._n)
 
 
-def _mean(points: NDArray[np.float32], rows: NDArray[np.integer]) -> NDArray[np.float32]:
-    mean: NDArray[np.float32] = points[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+def _means(space: NDArray[np.float32], parts: list[_Ids], n_threads: int) -> NDArray[np.float32]:
+    """Return float32 [K, d']: the mean of each part's rows, summed in float64."""
+    out = np.empty((len(parts), space.shape[1]), np.float32)
+
+    def mean(c: int) -> None:
+        _mean_rows(space, parts[c], np.empty(space.shape[1]), out[c])
+
+    run_chunks(mean, range(len(parts)), n_threads)
+    return out
+
+
+def _near_centroids(centroids: NDArray[np.float32], m: int, n_threads: int) -> NDArray[np.int32]:
+    """Return int32 [K, m]: for each centroid the m nearest, itself first."""
+    K = centroids.shape[0]
+    out = np.empty((K, m), np.int32)
+
+    def find(start: int) -> None:
+        stop = min(start + _CHUNK_CLUSTERS, K)
+        _nearest_rows(centroids, start, stop, np.empty(m, np.float32), out)
+
+    run_chunks(find, range(0, K, _CHUNK_CLUSTERS), n_threads)
+    return out
 
 
 def _cut(rows: _Ids, k: int) -> list[_Ids]:
@@ -215,34 +290,148 @@ def _chain(centroids: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the order in which each centroid is followed by its nearest one not yet placed."""
     K = centroids.shape[0]
     out = np.empty(K, np.int64)
-    last = -1
     for start in range(0, K, _CHAIN_WINDOW):
         stop = min(start + _CHAIN_WINDOW, K)
-        _chain_window(centroids, start, stop, last, np.arange(start, stop), out)
-        last = int(out[stop - 1])
+        left = np.arange(start, stop)
+        # Some steps a call, between which Ctrl-C comes through.
+        for step in range(start, stop, _CHAIN_STEPS):
+            _chain_steps(centroids, step, min(step + _CHAIN_STEPS, stop), stop - step, left, out)
     return out
 
 
-def _along_chain(space: NDArray[np.float32], rows: _Ids, centroids: NDArray[np.float32], k: int) -> _Ids:
-    """Return a cluster's rows sorted from its predecessor's side to its successor's."""
-    before, after = centroids[max(k - 1, 0)], centroids[min(k + 1, centroids.shape[0] - 1)]
-    along = np.empty(rows.size, np.float32)
-    _project(space, rows, after - before, along)
-    return rows[np.argsort(along, kind="stable")]
+def _along_neighbors(
+    space: NDArray[np.float32],
+    rows: _Ids,
+    centroids: NDArray[np.float32],
+    near: NDArray[np.int32],
+    before: int,
+) -> _Ids:
+    """Return a cluster's rows so that near ones follow each other, from the side of cluster `before` on.
+
+    The rows are halved again and again along their main direction, within the space that the directions to
+    the nearest other clusters span: there lie most of the links that leave the cluster.
+    """
+    own = centroids[near[0]]
+    directions = centroids[near[1:]] - own
+    if near.size == 1:
+        directions = np.eye(min(_DIRECTIONS, own.size), own.size, dtype=np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", directions, directions))
+    directions /= np.where(lengths > 0, lengths, 1)[:, None]
+    points = np.empty((rows.size, directions.shape[0]), np.float32)
+    _project(space, rows, own, directions, points)
+    last = np.einsum("ij,j->i", directions, centroids[before] - own)
+    out: list[NDArray[np.int64]] = []
+    waiting = [np.arange(rows.size)]
+    while waiting:
+        ids = waiting.pop()
+        part = points[ids]
+        middle = part.mean(axis=0)
+        halves = _halves(part, middle, last) if ids.size > _LEAF_ROWS else None
+        if halves is None:
+            out.append(ids)
+            last = middle
+        else:
+            waiting.extend((ids[halves[1]], ids[halves[0]]))
+    return rows[np.concatenate(out)]
+
+
+def _halves(
+    part: NDArray[np.float32], middle: NDArray[np.float32], last: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return the places of two halves of `part` (float32 [m, k]), the one nearer to `last` first."""
+    gaps = part - middle
+    axis = gaps[np.einsum("ij,ij->i", gaps, gaps).argmax()]
+    for _ in range(2):
+        axis = np.einsum("i,ij->j", np.einsum("ij,j->i", gaps, axis), gaps)
+        length = math.sqrt(float(np.einsum("j,j->", axis, axis, dtype=np.float64)))
+        if not 0 < length < math.inf:
+            return None
+        axis = axis / np.float32(length)
+    along = np.einsum("ij,j->i", gaps, axis)
+    if float(np.einsum("j,j->", last - middle, axis)) > 0:
+        along = -along
+    order = np.argsort(along, kind="stable")
+    half = order.size // 2
+    return order[:half], order[half:]
+
+
+@sum_kernel()
+def _mean_rows(
+    space: NDArray[np.float32], rows: NDArray[np.int64], sums: NDArray[np.float64], out: NDArray[np.float32]
+) -> None:
+    d = space.shape[1]
+    for j in range(d):
+        sums[j] = 0.0
+    for t in range(rows.shape[0]):
+        for j in range(d):
+            sums[j] += np.float64(space[rows[t], j])
+    for j in range(d):
+        out[j] = np.float32(sums[j] / rows.shape[0])
+
+
+@sum_kernel()
+def _nearest_rows(
+    centroids: NDArray[np.float32],
+    start: int,
+    stop: int,
+    distances: NDArray[np.float32],
+    out: NDArray[np.int32],
+) -> None:
+    m = out.shape[1]
+    for c in range(start, stop):
+        out[c, 0] = c
+        size = 1
+        for other in range(centroids.shape[0]):
+            if other == c:
+                continue
+            distance = squared_l2(centroids[c], centroids, other)
+            if size == m and (m == 1 or not distance < distances[m - 1]):
+                continue
+            at = size if size < m else m - 1
+            size = min(size + 1, m)
+            while at > 1 and distances[at - 1] > distance:
+                distances[at] = distances[at - 1]
+                out[c, at] = out[c, at - 1]
+                at -= 1
+            distances[at] = distance
+            out[c, at] = other
+
+
+@sum_kernel()
+def _move_rows(
+    space: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    centroids: NDArray[np.float32],
+    near: NDArray[np.int32],
+    labels: NDArray[np.int32],
+) -> None:
+    """Write for each row the nearest of the `near` centroids, the first one where others are no nearer."""
+    for t in range(rows.shape[0]):
+        point = space[rows[t]]
+        best = np.float32(np.inf)
+        label = near[0]
+        for s in range(near.shape[0]):
+            distance = squared_l2(point, centroids, np.int64(near[s]))
+            if distance < best:
+                best = distance
+                label = near[s]
+        labels[t] = label
 
 
 @sum_kernel()
 def _project(
     space: NDArray[np.float32],
     rows: NDArray[np.int64],
-    direction: NDArray[np.float32],
+    origin: NDArray[np.float32],
+    directions: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
     for t in range(rows.shape[0]):
-        total = np.float32(0)
-        for j in range(direction.shape[0]):
-            total += space[rows[t], j] * direction[j]
-        out[t] = total
+        for k in range(directions.shape[0]):
+            total = np.float32(0)
+            for j in range(directions.shape[1]):
+                total += (space[rows[t], j] - origin[j]) * directions[k, j]
+            out[t, k] = total
 
 
 @sum_kernel()
@@ -267,26 +456,23 @@ def _assign_rows(
 
 
 @sum_kernel()
-def _chain_window(
+def _chain_steps(
     centroids: NDArray[np.float32],
     start: int,
     stop: int,
-    last: int,
+    n_left: int,
     left: NDArray[np.int64],
     out: NDArray[np.int64],
 ) -> None:
-    n_left = stop - start
-    current = np.int64(last)
     for t in range(start, stop):
         pick = 0
-        if current >= 0:
+        if t > 0:
             best = np.float32(np.inf)
             for s in range(n_left):
-                distance = squared_l2(centroids[current], centroids, left[s])
+                distance = squared_l2(centroids[out[t - 1]], centroids, left[s])
                 if distance < best:
                     best = distance
                     pick = s
-        current = left[pick]
-        out[t] = current
+        out[t] = left[pick]
         n_left -= 1
         left[pick] = left[n_left]

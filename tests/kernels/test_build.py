@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import threading
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_data import clustered, examples, whole_numbers
 
 from tests import naive
-from vstore_kernels import beam, build, build_rows, gaps, insertion, parallel
+from vstore_kernels import beam, build, build_rows, clusters, gaps, insertion, parallel
 from vstore_kernels.select import select_neighbors
 
 
@@ -196,6 +197,41 @@ def test_wrong_input_is_refused() -> None:
         build.build_hnsw(np.zeros((5, 3), np.float32), M=1)
     with pytest.raises(ValueError, match="n_held_out -1"):
         build.build_hnsw(np.zeros((5, 3), np.float32), n_held_out=-1)
+
+
+def work_on(work: str, space: np.ndarray, progress: build.Progress) -> None:
+    # Again and again: the signal arrives while some round is at work.
+    while True:
+        if work == "clusters":
+            clusters.cluster_order(space, 32, n_threads=3, progress=progress)
+        else:
+            build.build_hnsw(space, 8, 60, n_threads=3, progress=progress)
+
+
+@pytest.mark.parametrize("work", ["clusters", "graph"])
+@pytest.mark.parametrize("at_report", [1, 5])
+def test_ctrl_c_ends_all_threads(work: str, at_report: int) -> None:
+    space = clustered(6000, 24)
+    begun, reports = threading.Event(), []
+
+    def progress(done: int, n: int) -> None:
+        reports.append(done)
+        if len(reports) == at_report:
+            begun.set()
+
+    def interrupt() -> None:
+        begun.wait()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    before = threading.active_count()
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        work_on(work, space, progress)
+    helper.join()
+    assert threading.active_count() == before
+    # The threads that were stopped wrote nowhere else.
+    assert np.array_equal(space, clustered(6000, 24))
 
 
 def test_a_failing_chunk_stops_the_others() -> None:

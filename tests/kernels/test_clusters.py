@@ -90,3 +90,29 @@ def test_wrong_input_is_refused() -> None:
         clusters.cluster_order(np.zeros((0, 4), np.float32))
     with pytest.raises(ValueError, match="cluster_rows 0"):
         clusters.cluster_order(np.zeros((1, 4), np.float32), 0)
+
+
+def test_rows_end_near_the_nearest_mean() -> None:
+    # More clusters than one flat split makes, so that rows may sit on the wrong side of an early border.
+    vectors = clustered(4000, 6, n_clusters=200)
+    order = clusters.cluster_order(vectors, 16)
+    own = np.repeat(np.arange(len(order.centroids)), np.diff(order.offsets))
+    gaps = ((vectors[order.order][:, None] - order.centroids) ** 2).sum(axis=2)
+    assert (gaps.argmin(axis=1) == own).mean() > 0.8
+
+
+def test_progress_never_goes_back() -> None:
+    vectors = clustered(20_000, 16)
+    seen: list[int] = []
+    clusters.cluster_order(vectors, 64, progress=lambda done, n: seen.append(done))
+    assert seen == sorted(seen)
+    assert seen[-1] == 20_000
+    assert len(set(seen)) > 50
+
+
+def test_near_centroids_are_the_nearest() -> None:
+    centroids = clustered(40, 5)
+    got = clusters._near_centroids(centroids, 7, 2)
+    gaps = ((centroids[:, None] - centroids) ** 2).sum(axis=2)
+    assert np.array_equal(got, np.argsort(gaps, axis=1, kind="stable")[:, :7])
+    assert clusters._near_centroids(centroids[:1], 1, 1).tolist() == [[0]]
