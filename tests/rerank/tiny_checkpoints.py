@@ -40,3 +40,49 @@ def save_bert(
     model = BertModel(settings) if headless else BertForSequenceClassification(settings)
     model.save_pretrained(folder)
     return folder
+
+
+def save_colbert(folder: Path, seed: int = 0) -> Path:
+    """Write a random BERT with a linear layer of 8 dimensions beside it, as colbertv2.0 is laid out."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    save_bert(folder, headless=True, seed=seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # The published vocabulary has these among its words; here they take places of words.
+    vocabulary = (folder / "vocab.txt").read_text().splitlines()
+    vocabulary[-2:] = ["[unused0]", "[unused1]"]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    type(tokenizer)(vocab=str(folder / "vocab.txt"), model_max_length=128).save_pretrained(folder)
+    file = folder / "model.safetensors"
+    random = torch.Generator().manual_seed(seed)
+    weights = {**load_file(file), "linear.weight": torch.randn(8, 32, generator=random)}
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder
+
+
+def save_causal(folder: Path, kind: str, seed: int = 0) -> Path:
+    """Write a random causal model of two layers, "qwen2" (mxbai-rerank-v2) or "qwen3" (Qwen3-Reranker)."""
+    import torch
+    from tiny_vision import byte_tokenizer, spread
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = byte_tokenizer()
+    settings: dict[str, Any] = {
+        "vocab_size": -(-len(tokenizer) // 64) * 64,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    }
+    torch.manual_seed(seed)
+    made: Any = Qwen2ForCausalLM(Qwen2Config(**settings)) if kind == "qwen2" else None
+    if made is None:
+        made = Qwen3ForCausalLM(Qwen3Config(**settings, head_dim=12))
+    spread(made).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -284,3 +284,19 @@ def png(color: str, width: int = 96, height: int = 96) -> bytes:
     buffer = io.BytesIO()
     swatch(color, width, height).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def save_colqwen2(folder: Path, seed: int = 0) -> Path:
+    """Write a random ColQwen2 of 16 dimensions."""
+    import torch
+    from transformers import ColQwen2Config, ColQwen2ForRetrieval
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    torch.manual_seed(seed)
+    tokenizer = byte_tokenizer()
+    config = ColQwen2Config(vlm_config=qwen2_vl_config(tokenizer).to_dict(), embedding_dim=16)
+    spread(ColQwen2ForRetrieval(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"shortest_edge": 4 * 28 * 28, "longest_edge": 64 * 28 * 28}
+    Qwen2VLImageProcessorPil(size=size).save_pretrained(folder)
+    return folder

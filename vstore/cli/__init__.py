@@ -1,4 +1,4 @@
-"""The command line: demo, info, import, search, warm, compact, verify, export.
+"""The command line: demo, info, import, search, warm, compact, verify, export, eval.
 
 `app` the commands; `connection` options that they share; `importing` readers of files; `output` tables and
 JSON; `demo*` the main job on real text. Exit codes: 0 done, 1 an error that vstore names (one line on

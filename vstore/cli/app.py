@@ -12,7 +12,7 @@ import typer
 
 import vstore
 from vstore.cli import demo as demo_job
-from vstore.cli import importing, searching, upkeep
+from vstore.cli import evaluating, importing, searching, upkeep
 from vstore.cli.connection import (
     CREDENTIALS,
     AddressingStyle,
@@ -266,3 +266,4 @@ def compact(
 
 
 upkeep.register(app)
+evaluating.register(app)

@@ -1,13 +1,21 @@
 """Re-rankers, and the stage that applies them to the first stage's hits. docs/RERANKING.md is the guide.
 
-`stage` what `search(rerank=...)` does, `scores` its arithmetic, `documents` what models read;
-`lexical`, `cross_encoder`, `callables` shipped re-rankers. Models are imported by the module that needs
-them, on construction. Imports settings, types and errors only.
+`plan` what a search asks for, `stage` what it does, `scores` its arithmetic, `documents` what models read,
+`images` how image references are opened, `work` what a model reports. `engine` batches pairs across searches,
+`score_cache` remembers scores, `pairs` joins both. Models: `lexical`, `cross_encoder` (`text_scorers`),
+`vision_language` (`vision_prompts`, `vision_qwen`, `vision_remote`), `late_interaction` (`encoders`), `http`,
+`adapters`, `callables`. `fusion` and `boost` combine scores; `metrics` and `evaluation` measure. Models are
+imported by the module that needs them, on construction. Imports settings, types and errors only.
 """
 
+from vstore.rerank.adapters import SentenceTransformersReranker, load_reranker, reranker_names
 from vstore.rerank.callables import CallableReranker
 from vstore.rerank.cross_encoder import CrossEncoderReranker
 from vstore.rerank.documents import candidate_of, check_query, document_text, query_parts, query_text
+from vstore.rerank.encoders import ColBertEncoder, ColQwen2Encoder
+from vstore.rerank.http import HTTPReranker
+from vstore.rerank.images import ImageLimits
+from vstore.rerank.late_interaction import LateInteractionReranker
 from vstore.rerank.lexical import LexicalReranker
 from vstore.rerank.stage import DEFAULT_DEPTH, Rerank, Stage, apply, as_stages, depth_of
 from vstore.rerank.vision_language import VisionLanguageReranker
@@ -15,9 +23,15 @@ from vstore.rerank.vision_language import VisionLanguageReranker
 __all__ = [
     "DEFAULT_DEPTH",
     "CallableReranker",
+    "ColBertEncoder",
+    "ColQwen2Encoder",
     "CrossEncoderReranker",
+    "HTTPReranker",
+    "ImageLimits",
+    "LateInteractionReranker",
     "LexicalReranker",
     "Rerank",
+    "SentenceTransformersReranker",
     "Stage",
     "VisionLanguageReranker",
     "apply",
@@ -26,6 +40,8 @@ __all__ = [
     "check_query",
     "depth_of",
     "document_text",
+    "load_reranker",
     "query_parts",
     "query_text",
+    "reranker_names",
 ]

@@ -48,11 +48,16 @@ class CallableReranker:
 
 
 def as_reranker(model: Any) -> Reranker:
-    """Return an object with `.score` as it is, and wrap a callable.
+    """Return an object with `.score` as it is, wrap a callable, and load a registered name.
 
     Raises:
-        InvalidSetting: it is neither, or a class instead of an instance.
+        InvalidSetting: it is none of these, or a class instead of an instance.
     """
+    if isinstance(model, str):
+        # Imported here: the adapters know every shipped model, and these know this module.
+        from vstore.rerank.adapters import load_reranker
+
+        return load_reranker(model)
     if isinstance(model, type):
         raise InvalidSetting(f"rerank got the class {model.__name__}; make one: {model.__name__}(...)")
     score = getattr(model, "score", None)

@@ -73,6 +73,10 @@ class PairReranker:
                     self._cache.put(key, pair.score)
         return scores
 
+    def forget(self) -> None:
+        """Drop the remembered scores, as a measurement must."""
+        self._cache.clear()
+
     def _query(self, query: Any) -> tuple[str | None, Any]:
         raise NotImplementedError
 

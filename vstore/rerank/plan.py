@@ -39,7 +39,7 @@ class Rerank:
     """
 
     model: Any
-    """An object with `.score(query, documents)`, or a callable of those arguments."""
+    """An object with `.score(query, documents)`, a callable of those arguments, or a registered name."""
     depth: int | None = None
     """How many hits are re-ranked; at least k always are. Default: 50, or half of the stage before."""
     blend: float | None = None
@@ -65,6 +65,8 @@ class Rerank:
     least so far apart, each from the next. None (the default) never skips."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, str):
+            object.__setattr__(self, "model", as_reranker(self.model))
         as_reranker(self.model)
         if self.depth is not None:
             object.__setattr__(self, "depth", check_depth(self.depth, "depth"))

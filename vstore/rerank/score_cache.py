@@ -38,6 +38,11 @@ class ScoreCache:
                 self._scores.move_to_end(key)
             return score
 
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._scores.clear()
+
     def put(self, key: bytes, score: float) -> None:
         """Keep a score; where there are too many, the one unused for longest goes."""
         if not self.max_scores:

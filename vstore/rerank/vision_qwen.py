@@ -322,7 +322,8 @@ def merge_adapter(model: Any, described: dict[str, Any], weights: dict[str, Any]
 
 
 def _family(path: str, config: Any, asked: str | None) -> Family:
-    name = asked or family_of(config)
+    # With another kind's config transformers would build the full size at random first.
+    name = (asked or family_of(config)) if config.model_type in ("qwen3_vl", "qwen2_vl") else None
     if name is None or name not in FAMILIES:
         raise InvalidSetting(
             f"{path!r} is of kind {config.model_type!r} "
