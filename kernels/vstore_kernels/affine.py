@@ -56,6 +56,7 @@ def prepare_affine(
     query: NDArray[np.float32],
     center: NDArray[np.float32],
     scale: NDArray[np.float32],
+    inflation: np.float32,
     metric: Int,
     weights: NDArray[np.float32],
     packed: NDArray[np.uint64],
@@ -67,6 +68,7 @@ def prepare_affine(
         query: float32 [d], raw.
         center: float32 [d].
         scale: float32 [d].
+        inflation: how much larger than the model's the errors are.
         metric: position in METRICS.
         weights: float32 [d], mutated.
         packed: uint64 [>= d / 4], mutated: the weights as int16, as fine as sums in 32 bits allow.
@@ -116,11 +118,9 @@ def prepare_affine(
     factors[F_SCALE] = step
     # A uniform rounding error over one step has variance step^2 / 12. Under l2 the gap between query and row
     # is taken to spread over the dimensions as their ranges do, and adds to it.
+    factors[F_AT_ZERO] = inflation * np.float32(np.sqrt(step_square / np.float32(12)))
+    factors[F_GROWTH] = np.float32(0)
     if metric == _L2:
-        factors[F_AT_ZERO] = step_square / np.float32(12)
-        factors[F_GROWTH] = (
-            step_fourth / step_square / np.float32(3) if step_square > np.float32(0) else np.float32(0)
-        )
-    else:
-        factors[F_AT_ZERO] = np.float32(np.sqrt(step_square / np.float32(12)))
-        factors[F_GROWTH] = np.float32(0)
+        factors[F_AT_ZERO] = inflation * step_square / np.float32(12)
+        if step_square > np.float32(0):
+            factors[F_GROWTH] = inflation * inflation * step_fourth / step_square / np.float32(3)

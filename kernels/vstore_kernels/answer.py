@@ -113,6 +113,7 @@ class ResidentShard:
             cluster_offsets,
             params.center,
             params.scale,
+            np.float32(params.inflation),
             flips_of(params),
             params.bits,
             params.width,

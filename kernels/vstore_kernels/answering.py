@@ -61,6 +61,7 @@ def answer_rows(
     offsets: NDArray[np.int64],
     center: NDArray[np.float32],
     scale: NDArray[np.float32],
+    inflation: np.float32,
     flips: NDArray[np.float32],
     bits: Int,
     width: Int,
@@ -102,7 +103,7 @@ def answer_rows(
         query = queries[i]
         counters[:] = 0
         state[:] = 0
-        prepare_into(query, center, scale, kind, bits, flips, rotated, packed, factors)
+        prepare_into(query, center, scale, inflation, kind, bits, flips, rotated, packed, factors)
         stamp = np.uint32(epoch + i)
         if mode == SCAN:
             view = QueryView(packed, factors, bits, width, bias_at)

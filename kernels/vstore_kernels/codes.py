@@ -9,14 +9,16 @@ with an exact dot product of integers, so estimates do not depend on the instruc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import affine, gate, narrow
+from vstore_kernels.distance import exact_distances
 from vstore_kernels.dots import CHUNK, N_PLANES
 from vstore_kernels.jit import Int, kernel
 from vstore_kernels.layout import METRICS, N_FACTORS
@@ -26,6 +28,8 @@ from vstore_kernels.scoring import QueryView, prefetch_row, score, spread
 BITS: Final = (8, *narrow.BITS)
 _CHUNK_ROWS: Final = 16_384
 _ERROR_ROWS: Final = 4_096
+_INFLATION_ROWS: Final = 1_024
+_INFLATION_QUERIES: Final = 64
 _AHEAD: Final = 4
 
 
@@ -59,6 +63,9 @@ class CodeParams:
     scale: NDArray[np.float32]
     """8 bits: float32 [d], the step of each dimension, 0 where it is constant. Else float32 [1]: the root
     mean square error of a component, in units of a row's own step."""
+    inflation: float = 1.0
+    """How many times larger than the model's the errors were when the codes were trained; 8 bits only, whose
+    model (independent rounding) data on a grid of its own breaks."""
 
     def __post_init__(self) -> None:
         gate.array("center", self.center, np.float32, 1)
@@ -72,6 +79,8 @@ class CodeParams:
             )
         if not (np.isfinite(self.center).all() and np.isfinite(self.scale).all() and (self.scale >= 0).all()):
             raise ValueError("center and scale must be finite, and scale not negative")
+        if not 1 <= self.inflation < np.inf:
+            raise ValueError(f"inflation is {self.inflation}; it must be finite and at least 1")
 
     @property
     def d(self) -> int:
@@ -97,11 +106,14 @@ class CodeParams:
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the arrays to store; `bits` and `metric` are stored beside them."""
-        return {"center": self.center, "scale": self.scale}
+        arrays = {"center": self.center, "scale": self.scale}
+        if self.bits == 8:
+            arrays["inflation"] = np.array([self.inflation], np.float32)
+        return arrays
 
     @classmethod
     def from_arrays(cls, bits: int, metric: str, arrays: Mapping[str, NDArray[Any]]) -> CodeParams:
-        """Return the params of what `to_arrays` gave.
+        """Return the params of what `to_arrays` gave; without an inflation, which older shards lack, 1.
 
         Raises:
             ValueError: a missing array, or one that breaks the class's rules.
@@ -110,7 +122,10 @@ class CodeParams:
         if missing:
             raise ValueError(f"the code parameters lack {', '.join(sorted(missing))}")
         center, scale = (np.ascontiguousarray(arrays[name]) for name in ("center", "scale"))
-        return cls(bits, metric, center, scale)
+        inflation = arrays.get("inflation", np.ones(1, np.float32))
+        if inflation.size != 1:
+            raise ValueError(f"inflation has {inflation.size} values; it must be one")
+        return cls(bits, metric, center, scale, float(inflation[0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +166,8 @@ def train_codes(vectors: NDArray[np.float32], metric: str, bits: int = 8) -> Cod
     if bits == 8:
         center = ((low + high) / 2).astype(np.float32)
         scale = ((high - low) / (2 * affine.LEVELS)).astype(np.float32)
-        return CodeParams(bits, metric, center, scale)
+        plain = CodeParams(bits, metric, center, scale)
+        return replace(plain, inflation=_inflation(vectors, plain))
     center = (total / n).astype(np.float32)
     sample = vectors[:: max(1, n // _ERROR_ROWS)][:_ERROR_ROWS]
     error = _relative_error(_normalised(sample, metric) - center, center, metric, bits)
@@ -197,6 +213,7 @@ def prepare_query(query: NDArray[np.float32], params: CodeParams) -> QueryCode:
         query,
         params.center,
         params.scale,
+        np.float32(params.inflation),
         METRICS.index(params.metric),
         params.bits,
         flips_of(params),
@@ -224,6 +241,7 @@ def prepare_into(
     query: NDArray[np.float32],
     center: NDArray[np.float32],
     scale: NDArray[np.float32],
+    inflation: np.float32,
     metric: Int,
     bits: Int,
     flips: NDArray[np.float32],
@@ -236,7 +254,7 @@ def prepare_into(
     Args:
         query: float32 [d].
         center: float32 [d].
-        scale: as in `CodeParams`.
+        scale, inflation: as in `CodeParams`.
         metric: position in METRICS.
         bits: 8, 4, 2 or 1.
         flips: from `flips_of`.
@@ -245,7 +263,7 @@ def prepare_into(
         factors: float32 [N_FACTORS], mutated.
     """
     if bits == 8:
-        affine.prepare_affine(query, center, scale, metric, buffer, packed, factors)
+        affine.prepare_affine(query, center, scale, inflation, metric, buffer, packed, factors)
     else:
         narrow.prepare_narrow(query, center, scale[0], metric, bits, flips, buffer, packed, factors)
 
@@ -309,6 +327,21 @@ def _encode_narrow(
     rotated = rotate(residuals)
     narrow.encode_rows(rotated, rotate(center[None])[0], METRICS.index(metric), bits, out)
     return rotated
+
+
+def _inflation(vectors: NDArray[np.float32], params: CodeParams) -> float:
+    """Return the root mean square of errors over the model's, of sampled rows as queries; at least 1."""
+    rows = np.ascontiguousarray(vectors[:: max(1, len(vectors) // _INFLATION_ROWS)][:_INFLATION_ROWS])
+    encoded = encode(rows, params)
+    total, count = 0.0, 0
+    for query in rows[:: max(1, len(rows) // _INFLATION_QUERIES)][:_INFLATION_QUERIES]:
+        code = prepare_query(query, params)
+        exact = exact_distances(query, rows, None, params.metric)
+        errors, spreads = estimate(code, encoded) - exact, error_std(code, encoded)
+        known = spreads > 0
+        total += float(np.sum((errors[known] / spreads[known]).astype(np.float64) ** 2))
+        count += int(known.sum())
+    return float(np.float32(max(1.0, math.sqrt(total / count)))) if count else 1.0
 
 
 def _relative_error(

@@ -169,7 +169,7 @@ def test_a_scan_with_every_candidate_is_exact(metric: str) -> None:
 
 
 def test_an_absent_vector_is_told_and_nothing_written() -> None:
-    own, resident = shard("l2", 8)
+    own, _ = shard("l2", 8)
     table = vector_table(own)
     table[:] = 0
     blind = ResidentShard(

@@ -77,6 +77,25 @@ def test_params_go_through_arrays() -> None:
     assert (codes.row_bytes(6, "cosine"), codes.row_bytes(6, "l2")) == (6, 10)
 
 
+def test_errors_on_a_grid_of_the_data_s_own_are_measured() -> None:
+    rng = np.random.default_rng(0)
+    # Pictures of one brightness each: all pixels of a row are rounded the same way.
+    pixels = rng.integers(0, 256, (900, 1)) + 3 * rng.standard_normal((900, 40))
+    vectors = np.clip(np.rint(pixels), 0, 255).astype(np.float32)
+    params = codes.train_codes(vectors[:-50], "l2")
+    assert params.inflation > 1.5
+    encoded = codes.encode(vectors[:-50], params)
+    for query in vectors[-50:]:
+        code = codes.prepare_query(query, params)
+        error = codes.estimate(code, encoded) - distance.exact_distances(query, vectors[:-50], None, "l2")
+        assert (np.abs(error) > 3 * codes.error_std(code, encoded)).mean() < 0.01
+    assert codes.CodeParams.from_arrays(8, "l2", params.to_arrays()).inflation == params.inflation
+    older = {name: array for name, array in params.to_arrays().items() if name != "inflation"}
+    assert codes.CodeParams.from_arrays(8, "l2", older).inflation == 1
+    with pytest.raises(ValueError, match="at least 1"):
+        codes.CodeParams(8, "l2", params.center, params.scale, 0.5)
+
+
 def test_wrong_input_is_refused() -> None:
     good = np.ones((2, 3), np.float32)
     params = codes.train_codes(good, "l2")
