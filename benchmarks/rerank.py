@@ -1,0 +1,248 @@
+"""How fast re-ranking is, beside sentence-transformers' CrossEncoder with the same weights and threads.
+
+    python -m benchmarks.rerank --device cpu --model CHECKPOINT [--threads 1] [--pairs 50] [--rounds 3]
+    python -m benchmarks.rerank --device cuda
+
+On a CPU: 8 concurrent queries of so many pairs of 128 tokens, text cross-encoder; the peer's predict is called
+per query, from 8 threads at once and, apart, one query after another. On a GPU: a Qwen3-VL-Reranker of the
+2B shape with random bf16 weights, 256 image tokens, so many pairs, and the share of the device's measured bf16
+matmul rate. Rounds alternate, the best of each counts. The peer needs sentence-transformers; without it only
+our figures are written, and the file says so. On a GPU the peer is not measured: it also needs torchvision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+
+from vstore.rerank import CrossEncoderReranker, VisionLanguageReranker
+from vstore.types import Candidate
+
+ROOT = Path(__file__).resolve().parent
+N_QUERIES = 8
+TOKENS = 128
+IMAGE_SIDE = 512
+"""32 pixels a token side: 16 x 16 = 256 tokens."""
+
+
+def texts(model: str, n: int, seed: int) -> list[str]:
+    """Return texts of words of the vocabulary, long enough to be cut to TOKENS."""
+    words = [w for w in (Path(model) / "vocab.txt").read_text().split() if w.isascii() and w.isalpha()]
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(words[1000:9000], TOKENS + 20)) for _ in range(n)]
+
+
+def rate(work: Callable[[], Any], n_pairs: int) -> tuple[float, float]:
+    """Return (pairs a second of wall time, pairs a second of processor time)."""
+    started, used = perf_counter(), process_time()
+    work()
+    return n_pairs / (perf_counter() - started), n_pairs / (process_time() - used)
+
+
+def best(works: dict[str, Callable[[], Any]], n_pairs: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Run all in turn, several rounds, and return the best of each."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            found[name].append(rate(work, n_pairs))
+    return {
+        name: {
+            "pairs_per_s": round(max(wall for wall, _ in each), 2),
+            "pairs_per_cpu_s": round(max(cpu for _, cpu in each), 2),
+        }
+        for name, each in found.items()
+    }
+
+
+def at_once(work: Callable[[int], Any]) -> list[Any]:
+    """Return what `work` gives for each query, all called at once."""
+    with ThreadPoolExecutor(N_QUERIES) as pool:
+        return list(pool.map(work, range(N_QUERIES)))
+
+
+def text_rates(model: str, n_pairs: int, rounds: int) -> dict[str, Any]:
+    """Measure the text cross-encoder."""
+    queries = [" ".join(text.split()[:8]) for text in texts(model, N_QUERIES, 0)]
+    documents = [texts(model, n_pairs, 1 + i) for i in range(N_QUERIES)]
+    ours = CrossEncoderReranker(model, max_length=TOKENS, device="cpu", cache_scores=0)
+    candidates = [[Candidate(i, text, None, {}) for i, text in enumerate(each)] for each in documents]
+
+    def score(i: int) -> Any:
+        return ours.score(queries[i], candidates[i])
+
+    works: dict[str, Callable[[], Any]] = {"vstore, 8 at once": lambda: at_once(score)}
+    result: dict[str, Any] = {}
+    try:
+        from sentence_transformers import CrossEncoder
+    except ImportError as error:
+        result["peer"] = f"sentence-transformers is not installed: {error}"
+    else:
+        import torch
+
+        peer = CrossEncoder(model, max_length=TOKENS, device="cpu")
+        identity = torch.nn.Identity()
+
+        def predict(i: int) -> Any:
+            pairs = [(queries[i], text) for text in documents[i]]
+            return peer.predict(pairs, activation_fn=identity, show_progress_bar=False)
+
+        works["sentence-transformers, 8 at once"] = lambda: at_once(predict)
+        works["sentence-transformers, one by one"] = lambda: [predict(i) for i in range(N_QUERIES)]
+        difference = np.abs(score(0) - predict(0)).max()
+        result["greatest_difference_of_scores"] = float(difference)
+    rates = best(works, N_QUERIES * n_pairs, rounds)
+    own = rates["vstore, 8 at once"]
+    ratios = {
+        f"{unit}, to {name}": round(own[unit] / each[unit], 3)
+        for name, each in rates.items()
+        if each is not own
+        for unit in own
+    }
+    return {**result, "rates": rates, "ratios": ratios}
+
+
+def save_2b(folder: Path) -> Path:
+    """Write a Qwen3-VL-Reranker of the 2B shape with random bf16 weights and a small tokenizer."""
+    import torch
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    sys.path.insert(0, str(ROOT.parent / "tests" / "rerank"))
+    from tiny_vision import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    token = tokenizer.convert_tokens_to_ids
+    text = {
+        "vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32_768,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True,
+        },
+    }  # fmt: skip
+    vision = {
+        "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "patch_size": 16,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 2048,
+        "num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17],
+    }  # fmt: skip
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("cuda"):
+            model = Qwen3VLForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"shortest_edge": 4096, "longest_edge": 1_843_200}
+    mean = [0.5] * 3
+    Qwen2VLImageProcessorPil(size=size, patch_size=16, image_mean=mean, image_std=mean).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def photos(n: int) -> list[bytes]:
+    """Return n different JPEG images of IMAGE_SIDE pixels."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(n):
+        coarse = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize((IMAGE_SIDE, IMAGE_SIDE)).save(buffer, format="JPEG")
+        found.append(buffer.getvalue())
+    return found
+
+
+def matmul_rate() -> float:
+    """Return the device's measured bf16 matmul rate in floating-point operations a second."""
+    import torch
+
+    n = 8192
+    left, right = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        left @ right
+    torch.cuda.synchronize()
+    started = perf_counter()
+    for _ in range(20):
+        left @ right
+    torch.cuda.synchronize()
+    return 20 * 2 * n**3 / (perf_counter() - started)
+
+
+def vision_rates(n_pairs: int, rounds: int) -> dict[str, Any]:
+    """Measure the vision-language re-ranker on a GPU."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save_2b(Path(scratch))
+        model = VisionLanguageReranker(folder, device="cuda", dtype="bfloat16", cache_scores=0)
+        n_weights = sum(weight.numel() for weight in model.scorer.model.parameters())
+    documents = [Candidate(i, None, image, {}) for i, image in enumerate(photos(n_pairs))]
+    model.score("a red circle", documents)
+    rates = best({"vstore": lambda: model.score("a red circle", documents)}, n_pairs, rounds)
+    n_tokens = sum(model.scorer.measure(("a red circle", None), (None, d.image))[0] for d in documents)
+    # Two operations a weight and token; the embedding table is only looked up.
+    operations = 2 * (n_weights - 151_936 * 2048) * n_tokens / n_pairs
+    device_rate = matmul_rate()
+    return {
+        "device": torch.cuda.get_device_name(),
+        "rates": rates,
+        "tokens_per_pair": n_tokens / n_pairs,
+        "bf16_matmul_per_s": device_rate,
+        "share_of_matmul_rate": operations * rates["vstore"]["pairs_per_s"] / device_rate,
+        "peer": "not measured",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--model", help="CPU: a cross-encoder's folder, as benchmarks/models.py makes it")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args(arguments)
+    import torch
+
+    if asked.device == "cpu":
+        if asked.model is None:
+            parser.error("--device cpu needs --model")
+        torch.set_num_threads(asked.threads)
+        result = text_rates(asked.model, asked.pairs, asked.rounds)
+    else:
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: torch sees no GPU here")
+        result = vision_rates(asked.pairs, asked.rounds)
+    command = f"python -m benchmarks.rerank --device {asked.device} --threads {asked.threads} "
+    report = {"command": f"{command}--pairs {asked.pairs} --rounds {asked.rounds}", **result}
+    out = asked.out or ROOT / "results" / f"rerank_{asked.device}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
