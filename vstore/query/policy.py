@@ -20,8 +20,12 @@ from vstore.shard.calibration import costs
 from vstore.shard.calibration.curves import KS, LOSSES, OVERSAMPLING, Calibration, Curve
 from vstore.shard.calibration.measure import seeds_for
 
-CERTAINLY_MIXED: Final = 1 / 3
-"""From this correlation on, a filter behaves near the query as one that passes rows at random."""
+CERTAINLY_MIXED: Final = 0.6
+"""From this correlation on, a filter does not lie away from the query."""
+CERTAINLY_EVEN: Final = 1.6
+"""Above this correlation a filter may pass whole clusters, and a walk may not leave the first."""
+LEAST_MIXED: Final = 1 / 3
+"""A walk through failing rows needs at least this correlation, or it may see half of the shard."""
 CERTAINLY_FAR: Final = 0.1
 """Below this correlation a filter's rows lie away from the query; between the two, the worse is assumed."""
 LEAST_NEAR: Final = 0.02
@@ -78,7 +82,8 @@ class Policy:
         )
         self._none = self._widths(calibration.of("none"), recall + self._near[1])
         away = recall + self._apart[1]
-        self._far = [self._widths(calibration.of(walk), away) for walk in ("far", "islands")]
+        self._far = self._widths(calibration.of("far"), away)
+        self._islands = self._widths(calibration.of("islands"), away)
 
     def _width(self, width: float) -> int:
         return max(self._k, self._near[0], math.ceil(width if self._given is None else self._given))
@@ -155,7 +160,10 @@ class Policy:
         return self._scan_ns(n_matching) <= min(self._walk_ns, *self._acorn_ns())
 
     def _acorn_ns(self) -> list[float]:
-        return [math.inf, *(cost for widths in (self._none, *self._far) for _, _, cost in widths)]
+        return [
+            math.inf,
+            *(cost for widths in (self._none, self._far, self._islands) for _, _, cost in widths),
+        ]
 
     def _scan(self, n: int, scan_ns: float, others: str) -> Way:
         # Few candidates more cost a scan nothing, and its plan then never depends on the query.
@@ -167,8 +175,7 @@ class Policy:
         return costs.scan_ns(n, self._row_bytes, max(self._near[0], self._apart[0]))
 
     def _result_filter_ns(self, near: float, correlation: float) -> float:
-        # Where few of the nearest clusters pass, such a walk may see half of the shard before it ends.
-        if near < LEAST_NEAR or correlation < CERTAINLY_MIXED:
+        if near < LEAST_NEAR or correlation < LEAST_MIXED:
             return math.inf
         return costs.RESULT_FILTER * self._curve.cost_ns(self._ef / near, self._row_bytes)
 
@@ -177,7 +184,9 @@ class Policy:
         if correlation >= CERTAINLY_FAR:
             found.append(_between(self._none, near, self._ef))
         if correlation < CERTAINLY_MIXED:
-            found.extend(_between(widths, selectivity, self._ef) for widths in self._far)
+            found.append(_between(self._far, selectivity, self._ef))
+        if not CERTAINLY_MIXED <= correlation <= CERTAINLY_EVEN:
+            found.append(_between(self._islands, selectivity, self._ef))
         if not found or any(ef is None for ef, _ in found):
             return None, math.inf
         return max(ef for ef, _ in found if ef is not None), max(cost for _, cost in found)
