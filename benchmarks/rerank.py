@@ -3,11 +3,11 @@
     python -m benchmarks.rerank --device cpu --model CHECKPOINT [--threads 1] [--pairs 50] [--rounds 3]
     python -m benchmarks.rerank --device cuda
 
-On a CPU: 8 concurrent queries of so many pairs of 128 tokens, text cross-encoder; the peer's predict is called
-per query, from 8 threads at once and, apart, one query after another. On a GPU: a Qwen3-VL-Reranker of the
-2B shape with random bf16 weights, 256 image tokens, so many pairs, and the share of the device's measured bf16
-matmul rate. Rounds alternate, the best of each counts. The peer needs sentence-transformers; without it only
-our figures are written, and the file says so. On a GPU the peer is not measured: it also needs torchvision.
+On a CPU: 8 concurrent queries of so many pairs of 128 tokens, text cross-encoder; the peer's predict is
+called per query, from 8 threads at once and, apart, one query after another. On a GPU: a Qwen3-VL-Reranker of
+the 2B shape with random bf16 weights, 256 image tokens, so many pairs, and the share of the device's measured
+bf16 matmul rate. Rounds alternate, the best of each counts. The peer needs sentence-transformers; without it
+only our figures are written, and the file says so. On a GPU the peer is not measured.
 """
 
 from __future__ import annotations
@@ -124,9 +124,11 @@ def save_2b(folder: Path) -> Path:
     token = tokenizer.convert_tokens_to_ids
     text = {
         "vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32_768,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+        "max_position_embeddings": 32_768,
         "rope_parameters": {
-            "rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True,
+            "rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
         },
     }  # fmt: skip
     vision = {
