@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels.intrinsics import store_i16
-from vstore_kernels.jit import Int, sum_kernel
+from vstore_kernels.jit import Int, kernel, sum_kernel
 from vstore_kernels.layout import F_AT_ZERO, F_BASE, F_GROWTH, F_SCALE, METRICS
 
 LEVELS: Final = 127
@@ -49,6 +49,26 @@ def encode_rows(
         part *= scale
         bias = np.einsum("ij,ij->i", part, part).astype("<f4")
         out[:, d:] = bias.view(np.uint8).reshape(-1, 4)
+
+
+@kernel()
+def _pack_words(weights: NDArray[np.float32], packed: NDArray[np.uint64]) -> np.float32:
+    """Write the weights as int16, as fine as sums in 32 bits allow; return their step."""
+    d = weights.shape[0]
+    most = np.float32(0)
+    for j in range(d):
+        most = max(most, np.float32(abs(weights[j])))
+    levels = np.float32(min(_MAX_WEIGHT, _MAX_SUM // (LEVELS * d)))
+    step = np.float32(0)
+    inverse = np.float32(0)
+    if most > np.float32(0):
+        # A power of two, so that weights that are whole numbers stay exact.
+        step = np.float32(2.0 ** np.ceil(np.log2(most / levels)))
+        inverse = np.float32(1) / step
+    address = np.int64(packed.ctypes.data)
+    for j in range(d):
+        store_i16(address, 2 * j, np.int16(np.int32(np.rint(weights[j] * inverse))))
+    return step
 
 
 @sum_kernel()
@@ -101,21 +121,8 @@ def prepare_affine(
             step_square += weights[j] * weights[j]
         if metric == _COSINE:
             base += np.float32(1)
-    most = np.float32(0)
-    for j in range(d):
-        most = max(most, np.float32(abs(weights[j])))
-    levels = np.float32(min(_MAX_WEIGHT, _MAX_SUM // (LEVELS * d)))
-    step = np.float32(0)
-    inverse = np.float32(0)
-    if most > np.float32(0):
-        # A power of two, so that weights that are whole numbers stay exact.
-        step = np.float32(2.0 ** np.ceil(np.log2(most / levels)))
-        inverse = np.float32(1) / step
-    address = np.int64(packed.ctypes.data)
-    for j in range(d):
-        store_i16(address, 2 * j, np.int16(np.int32(np.rint(weights[j] * inverse))))
+    factors[F_SCALE] = _pack_words(weights, packed)
     factors[F_BASE] = base
-    factors[F_SCALE] = step
     # A uniform rounding error over one step has variance step^2 / 12. Under l2 the gap between query and row
     # is taken to spread over the dimensions as their ranges do, and adds to it.
     factors[F_AT_ZERO] = inflation * np.float32(np.sqrt(step_square / np.float32(12)))

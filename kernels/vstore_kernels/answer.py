@@ -256,43 +256,11 @@ def answer(
         TypeError: a wrong dtype.
         ValueError: shapes that do not agree, a missing or short bitmap, or a number out of range.
     """
-    if queries.dtype != np.float32 or queries.ndim != 2 or not queries.flags.c_contiguous:
-        gate.array("queries", queries, np.float32, 2)
-    m = len(queries)
-    for name, array, dtype, shape in (
-        ("out_ids", out_ids, np.int32, (m, k)),
-        ("out_distances", out_distances, np.float32, (m, k)),
-        ("counters", counters, np.int64, (m, N_COUNTERS)),
-        ("status", status, np.uint8, (m,)),
-    ):
-        if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-            raise ValueError(
-                f"{name} is {array.dtype} of shape {array.shape}; "
-                f"it must be {np.dtype(dtype)} of shape {shape}, C-contiguous"
-            )
-    if queries.shape[1] != shard.d:
-        raise ValueError(f"queries have {queries.shape[1]} dimensions; the shard has {shard.d}")
+    _check_arrays(shard, queries, k, out_ids, out_distances, counters, status)
     width = max(ef, n_candidates)
-    if not (
-        k >= 1 and n_candidates >= 1 and ef >= 1 and width <= MAX_BEAM and n_seeds >= 1 and n_matching >= 0
-    ):
-        raise ValueError(
-            f"k is {k}, ef {ef}, n_candidates {n_candidates}, n_seeds {n_seeds}, n_matching {n_matching}; "
-            f"they must be at least 1 (n_matching 0) and beams at most {MAX_BEAM}"
-        )
-    if mode != SCAN and mode not in MODES:
-        raise ValueError(f"mode is {mode}; it must be one of {(*MODES, SCAN)}")
-    if passing is None:
-        if mode == HNSW_RESULT_FILTER:
-            raise ValueError("HNSW_RESULT_FILTER needs the bitmap of passing nodes; use HNSW without one")
-        bitmap = full(shard.n) if mode == ACORN else _NO_FILTER
-    else:
-        bitmap = gate.array("passing", passing, np.uint64, 1)
-        if mode == HNSW or bitmap.size * 64 < shard.n:
-            raise ValueError(
-                f"a bitmap of {bitmap.size} words under mode {mode}: "
-                f"HNSW takes none, others one over {shard.n} nodes"
-            )
+    _check_numbers(mode, ef, n_seeds, n_candidates, k, n_matching)
+    bitmap = _bitmap(shard, passing, mode)
+    m = len(queries)
     if m == 0:
         return
     buffers = scratch.fit(shard, m, width, n_seeds, k, mode)
@@ -312,3 +280,55 @@ def answer(
         *shard.arguments,
         *buffers,
     )
+
+
+def _check_arrays(
+    shard: ResidentShard,
+    queries: NDArray[np.float32],
+    k: int,
+    out_ids: NDArray[np.int32],
+    out_distances: NDArray[np.float32],
+    counters: NDArray[np.int64],
+    status: NDArray[np.uint8],
+) -> None:
+    if queries.dtype != np.float32 or queries.ndim != 2 or not queries.flags.c_contiguous:
+        gate.array("queries", queries, np.float32, 2)
+    m = len(queries)
+    if queries.shape[1] != shard.d:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions; the shard has {shard.d}")
+    for name, array, dtype, shape in (
+        ("out_ids", out_ids, np.int32, (m, k)),
+        ("out_distances", out_distances, np.float32, (m, k)),
+        ("counters", counters, np.int64, (m, N_COUNTERS)),
+        ("status", status, np.uint8, (m,)),
+    ):
+        if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name} is {array.dtype} of shape {array.shape}; "
+                f"it must be {np.dtype(dtype)} of shape {shape}, C-contiguous"
+            )
+
+
+def _check_numbers(mode: int, ef: int, n_seeds: int, n_candidates: int, k: int, n_matching: int) -> None:
+    if min(k, n_candidates, ef, n_seeds, n_matching + 1) < 1 or max(ef, n_candidates) > MAX_BEAM:
+        raise ValueError(
+            f"k is {k}, ef {ef}, n_candidates {n_candidates}, n_seeds {n_seeds}, n_matching {n_matching}; "
+            f"they must be at least 1 (n_matching 0) and beams at most {MAX_BEAM}"
+        )
+    if mode != SCAN and mode not in MODES:
+        raise ValueError(f"mode is {mode}; it must be one of {(*MODES, SCAN)}")
+
+
+def _bitmap(shard: ResidentShard, passing: NDArray[np.uint64] | None, mode: int) -> NDArray[np.uint64]:
+    """Return the bitmap that the kernel reads; an empty one where all nodes pass."""
+    if passing is None:
+        if mode == HNSW_RESULT_FILTER:
+            raise ValueError("HNSW_RESULT_FILTER needs the bitmap of passing nodes; use HNSW without one")
+        return full(shard.n) if mode == ACORN else _NO_FILTER
+    bitmap = gate.array("passing", passing, np.uint64, 1)
+    if mode == HNSW or bitmap.size * 64 < shard.n:
+        raise ValueError(
+            f"a bitmap of {bitmap.size} words under mode {mode}: "
+            f"HNSW takes none, others one over {shard.n} nodes"
+        )
+    return bitmap

@@ -28,7 +28,13 @@ _CACHED: Final = not os.environ.get(VARIABLE)
 
 # No reference counts: kernels neither make nor keep arrays, and numba would otherwise count, atomically,
 # every array that a kernel hands to another: threefold time in a search, and threads in each other's way.
-_COMMON: Final = {"nogil": True, "cache": _CACHED, "error_model": "numpy", "boundscheck": False, "_nrt": False}
+_COMMON: Final = {
+    "nogil": True,
+    "cache": _CACHED,
+    "error_model": "numpy",
+    "boundscheck": False,
+    "_nrt": False,
+}
 
 kernel: Any = partial(njit, **_COMMON, fastmath=False)
 """Decorator of kernels without floating-point sums. A kernel must not allocate: its caller passes buffers."""

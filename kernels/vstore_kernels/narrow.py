@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.dots import CHUNK, N_PLANES
 from vstore_kernels.intrinsics import load_u8, store_f32, store_i8
-from vstore_kernels.jit import Int, finite_kernel, sum_kernel
+from vstore_kernels.jit import Int, finite_kernel, kernel, sum_kernel
 from vstore_kernels.layout import (
     F_BASE,
     F_BIAS,
@@ -176,6 +176,34 @@ def _largest(row: NDArray[np.float32]) -> np.float32:
     return most
 
 
+@kernel()
+def _pack_planes(row: NDArray[np.float32], inverse: np.float32, packed: NDArray[np.uint64]) -> Int:
+    """Write the levels of `row` as bit planes; return their sum."""
+    total = np.int64(0)
+    for word in range(row.shape[0] // CHUNK * N_PLANES):
+        packed[word] = np.uint64(0)
+    for j in range(row.shape[0]):
+        level = np.int64(np.rint(row[j] * inverse))
+        total += level
+        start = j // CHUNK * N_PLANES
+        for plane in range(N_PLANES):
+            packed[start + plane] |= np.uint64((level >> plane) & 1) << np.uint64(j % CHUNK)
+    return total
+
+
+@kernel()
+def _pack_bytes(row: NDArray[np.float32], inverse: np.float32, packed: NDArray[np.uint64]) -> Int:
+    """Write the levels of `row` as int8; return their sum."""
+    address = np.int64(packed.ctypes.data)
+    # int32: wider ones keep the loop from becoming SIMD.
+    total = np.int32(0)
+    for j in range(row.shape[0]):
+        level = np.int32(np.rint(row[j] * inverse))
+        total += level
+        store_i8(address, j, np.int8(level))
+    return np.int64(total)
+
+
 @sum_kernel()
 def prepare_narrow(
     query: NDArray[np.float32],
@@ -236,23 +264,7 @@ def prepare_narrow(
     levels = np.float32(_PLANE_LEVELS if bits == 1 else _QUERY_LEVELS)
     scale = most / levels
     inverse = levels / most if most > np.float32(0) else np.float32(0)
-    address = np.int64(packed.ctypes.data)
-    total = np.int32(0)
-    if bits == 1:
-        for word in range(width // CHUNK * N_PLANES):
-            packed[word] = np.uint64(0)
-        for j in range(width):
-            level = np.int64(np.rint(rotated[j] * inverse))
-            total += level
-            start = j // CHUNK * N_PLANES
-            for plane in range(N_PLANES):
-                packed[start + plane] |= np.uint64((level >> plane) & 1) << np.uint64(j % CHUNK)
-    else:
-        for j in range(width):
-            # int32: wider ones keep the loop from becoming SIMD.
-            small = np.int32(np.rint(rotated[j] * inverse))
-            total += small
-            store_i8(address, j, np.int8(small))
+    total = _pack_planes(rotated, inverse, packed) if bits == 1 else _pack_bytes(rotated, inverse, packed)
     factors[F_BASE] = base
     factors[F_SCALE] = scale
     factors[F_SHIFT] = -np.float32((1 << bits) - 1) * np.float32(0.5) * scale * np.float32(total)

@@ -209,9 +209,10 @@ def _prefetch_following(search: SearchView, tables: TableView) -> None:
 
 
 @inner()
-def _run(
+def run_walk(
     search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
 ) -> bool:
+    """Run until done, or until a block lacks; as `walk`, for use inside kernels."""
     state = search.state
     if state[N_SEEDS] > 0:
         if not seeds_ready(search, tables, passing):
@@ -282,4 +283,6 @@ def walk(
     )
     # fmt: on
     tables = TableView(list_table, code_table, block_shift, M0, row_bytes, resident)
-    return bool(_run(search, tables, QueryView(packed, factors, bits, width, bias_at), passing, lookahead))
+    return bool(
+        run_walk(search, tables, QueryView(packed, factors, bits, width, bias_at), passing, lookahead)
+    )
