@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from vstore.catalog import Catalog
+from vstore.catalog import Catalog, layout
+from vstore.catalog.pins import At, Lease, delete_tag, find_snapshot
 from vstore.errors import Closed, InvalidInput, ReadOnly, WriterFenced
 from vstore.filters import FilterLike, compile_filter
 from vstore.ingest.inputs import as_keys, as_vectors, check_unique, row_batch
-from vstore.ingest.reader import OpenShard, load_view
+from vstore.ingest.reader import OpenShard, load_view, open_snapshot
 from vstore.ingest.registry import WriterRegistry
 from vstore.ingest.update import Missing, as_changes, check_missing, updated_rows
 from vstore.ingest.view import CollectionView
@@ -55,16 +56,27 @@ class Collection:
     connection's writer.
     """
 
-    def __init__(self, name: str, parts: Parts) -> None:
+    def __init__(self, name: str, parts: Parts, at: At | None = None) -> None:
         self._name = name
         self._parts = parts
         self._engine = parts.engine
         self._lock = threading.Lock()
         self._writer: Writer[Shard] | None = None
         self._closed = False
-        self._loaded = load_view(parts.catalog, name, parts.settings, open_shard=parts.open_shard)
+        self._at = at
+        self._lease: Lease | None = None
+        self._loaded = self._first_view(parts)
         self._filters = CompiledFilters(self._loaded.schema)
         self._resident = ResidentShards(parts.engine.cache, parts.engine.passing)
+
+    def _first_view(self, parts: Parts) -> CollectionView[Shard]:
+        if self._at is None:
+            return load_view(parts.catalog, self._name, parts.settings, open_shard=parts.open_shard)
+        manifest = find_snapshot(parts.catalog, self._name, self._at)
+        # A tag keeps its version by itself, and who may only read cannot leave a lease.
+        if not isinstance(self._at, str) and not parts.read_only:
+            self._lease = Lease(parts.catalog, manifest, parts.settings)
+        return open_snapshot(parts.catalog, manifest, parts.settings, open_shard=parts.open_shard)
 
     @property
     def name(self) -> str:
@@ -182,6 +194,40 @@ class Collection:
         """
         with self._writing() as writer, progress_of(progress, f"compacting {self._name}") as report:
             writer.compact(report)
+
+    # Versions.
+
+    def tag(self, tag: str, progress: Progress = True) -> int:
+        """Flush, and keep the collection as it is now under a name; return the version.
+
+        Raises:
+            InvalidInput: the tag exists, or is no name (InvalidSetting).
+            WriterFenced, StorageError: as for `flush`.
+        """
+        layout.tag_key(self._name, "", tag)
+        with self._writing() as writer, progress_of(progress, f"flushing {self._name}") as report:
+            return writer.tag(tag, report)
+
+    def untag(self, tag: str) -> None:
+        """Delete a tag: what only it kept goes with the next garbage. Unknown tags are no error."""
+        with self._writing():
+            delete_tag(self._parts.catalog, self._name, tag)
+
+    def restore(self, at: At) -> int:
+        """Make a snapshot the newest version again; return that version. All later writes are gone from it.
+
+        They can be brought back in turn, while their versions are kept.
+
+        Args:
+            at: a version, a tag or a time, as for `Database.collection`.
+
+        Raises:
+            SnapshotNotFound: there is none.
+            InvalidInput: it has other fields than the collection has now.
+            WriterFenced, StorageError: nothing changed.
+        """
+        with self._writing() as writer, Collection(self._name, self._parts, at) as snapshot:
+            return writer.restore(snapshot._view())
 
     # Reading.
 
@@ -304,6 +350,8 @@ class Collection:
         with self._lock:
             self._check_open()
             parts = self._parts
+            if self._at is not None:
+                return
             if parts.writers.get(self._name) is None:
                 self._writer = None
                 self._loaded = load_view(
@@ -316,7 +364,11 @@ class Collection:
 
     def close(self) -> None:
         """Release the handle; nothing is lost, since every write was durable when it returned."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
 
     def __enter__(self) -> Collection:
         return self
@@ -334,6 +386,10 @@ class Collection:
 
     def _view(self) -> CollectionView[Shard]:
         self._check_open()
+        if self._at is not None:
+            if (lease := self._lease) is not None:
+                lease.renew()
+            return self._loaded
         writer = self._writer or self._parts.writers.get(self._name)
         return self._loaded if writer is None else writer.view()
 
@@ -346,6 +402,11 @@ class Collection:
             if self._parts.read_only:
                 raise ReadOnly(
                     f"collection {self._name!r} was opened with read_only=True; connect without it to write"
+                )
+            if self._at is not None:
+                raise ReadOnly(
+                    f"this is collection {self._name!r} at {self._at!r}, which does not change; write to "
+                    f"db.collection({self._name!r}), or restore({self._at!r}) there"
                 )
             if self._writer is None:
                 self._writer = writers.acquire(self._name)

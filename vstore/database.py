@@ -10,6 +10,8 @@ from typing import Any
 
 from vstore.cache import BlockCache, DiskTier
 from vstore.catalog import Catalog
+from vstore.catalog.garbage import Collected, collect
+from vstore.catalog.pins import At, Snapshot, list_snapshots
 from vstore.collection import Collection, Parts
 from vstore.errors import FieldTypeError, InvalidSetting, ReadOnly, nearest
 from vstore.format.manifest import Manifest, ShardEntry
@@ -148,13 +150,50 @@ class Database:
         )
         return self.collection(name)
 
-    def collection(self, name: str) -> Collection:
+    def collection(self, name: str, *, at: At | None = None) -> Collection:
         """Return the handle of a collection.
+
+        Args:
+            name: the collection.
+            at: a snapshot of it: a version (int), a tag (str), or a time (datetime, or seconds since the
+                epoch as float), which is the last version made by then. A snapshot holds what was flushed.
+                It does not change, and is kept from garbage collection while the handle is in use.
 
         Raises:
             CollectionNotFound: there is none of that name; the message names the nearest.
+            SnapshotNotFound: there is no such snapshot, or it was collected.
         """
-        return Collection(name, self._parts)
+        return Collection(name, self._parts, at)
+
+    def snapshots(self, name: str) -> list[Snapshot]:
+        """Return the versions that `collection(name, at=version)` opens, ascending, with their tags.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+        """
+        return list_snapshots(self._catalog, name)
+
+    def collect_garbage(self, name: str, *, dry_run: bool = False) -> Collected:
+        """Delete what no version within `retention_s`, no tag and no lease needs; return what it was.
+
+        Orphans, which no version ever named, are deleted too where this connection writes to the collection.
+
+        Args:
+            name: the collection.
+            dry_run: delete nothing, say what would be.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            StorageError: the store failed; what was deleted until then was garbage.
+        """
+        if self._read_only and not dry_run:
+            raise ReadOnly(f"{self.url} was connected with read_only=True; connect without it, or dry_run")
+        self._catalog.require(name)
+        writer = self._writers.get(name)
+        if writer is not None:
+            return writer.collect(dry_run=dry_run)
+        settings = self._settings
+        return collect(self._catalog, name, settings.retention_s, settings.clock, dry_run=dry_run)
 
     def collections(self) -> list[str]:
         """Return the names of the collections, sorted."""

@@ -15,6 +15,7 @@
     │   └── UnknownOperator        an operator that the filter language does not have
     ├── CollectionExists (ValueError)
     ├── CollectionNotFound (KeyError)
+    ├── SnapshotNotFound (KeyError)   no such version or tag, or nothing kept from that time
     ├── StorageError (OSError)
     │   ├── ObjectNotFound         the key has no object
     │   ├── ObjectExists           a create-only put lost: the key has an object already
@@ -102,6 +103,12 @@ class CollectionNotFound(VstoreError, KeyError):
     """No collection of that name exists."""
 
     # KeyError prints the repr of its argument, which would quote the whole message.
+    __str__ = Exception.__str__
+
+
+class SnapshotNotFound(VstoreError, KeyError):
+    """A version, tag or time of which a collection keeps nothing."""
+
     __str__ = Exception.__str__
 
 

@@ -128,6 +128,8 @@ class Settings:
     """How S3 is read: by presigned URLs, in a fraction of the processor time, or by boto3 alone."""
     retention_s: float = 3600.0
     """Garbage collection keeps what a manifest younger than this names."""
+    lease_s: float = 600.0
+    """A handle on a snapshot keeps it from garbage collection for so long after its last use."""
     prices: Prices = field(default_factory=Prices)
     clock: Clock = system_clock
     sleep: Sleep = system_sleep
@@ -154,3 +156,4 @@ class Settings:
             f"s3_reader is {self.s3_reader!r}; it must be 'presigned' or 'boto3'",
         )
         require(self.retention_s >= 0, f"retention_s is {self.retention_s}; it must be 0 or more")
+        require(self.lease_s > 0, f"lease_s is {self.lease_s}; it must be more than 0")

@@ -60,3 +60,34 @@ def test_export_and_import_give_the_collection_back(shell: Shell, photos: Path, 
     ended = shell("import", tmp_path / "other", "b", tmp_path / "other")
     assert ended.code == 1
     assert "is no export" in ended.err
+
+
+def test_tag_restore_and_gc(shell: Shell, photos: Path):
+    ended = shell("tag", photos, "photos", "first", "--json")
+    assert ended.code == 0
+    version = ended.json["version"]
+    ended = shell("tag", photos, "photos")
+    assert f"{version}  " in ended.out
+    assert ended.out.rstrip().endswith("first")
+    listed = shell("tag", photos, "photos", "--json").json["versions"]
+    assert listed[-1]["n_rows"] == 60
+    assert listed[-1]["tags"] == ["first"]
+    ended = shell("restore", photos, "photos", "first")
+    assert ended.code == 0
+    assert "60 rows" in ended.out
+    ended = shell("restore", photos, "photos", "1999-01-01T00:00:00+00:00")
+    assert ended.code == 1
+    assert "SnapshotNotFound" in ended.err
+    ended = shell("gc", photos, "photos", "--dry-run", "--retention-s", 0)
+    assert ended.code == 0
+    assert "catalog/photos/" in ended.out
+    assert "would be deleted" in ended.out
+    planned = shell("gc", photos, "photos", "--dry-run", "--retention-s", 0, "--json").json
+    done = shell("gc", photos, "photos", "--retention-s", 0, "--json").json
+    assert done == {**planned, "dry_run": False}
+    assert planned["manifests"]
+    assert shell("verify", photos).code == 0
+    assert shell("tag", photos, "photos", "first", "--delete").code == 0
+    ended = shell("restore", photos, "photos", "first")
+    assert ended.code == 1
+    assert "no tag" in ended.err

@@ -287,7 +287,7 @@ def test_shards_split_at_shard_rows():
 
 
 def test_an_upsert_that_is_too_large_names_the_limit(monkeypatch):
-    monkeypatch.setattr("vstore.ingest.writer.MAX_WRITE_BYTES", 100)
+    monkeypatch.setattr("vstore.ingest.groups.MAX_WRITE_BYTES", 100)
     place = Place()
     writer = place.writer()
     with pytest.raises(InvalidInput, match=r"at most 100.*split"):

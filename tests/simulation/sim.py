@@ -27,9 +27,11 @@ from ingest_fakes import (
 )
 
 from vstore.catalog import Catalog, garbage
-from vstore.errors import Closed, StorageError, StoreUnavailable, WriterFenced
+from vstore.catalog.pins import Lease, find_snapshot, read_pins
+from vstore.errors import Closed, SnapshotNotFound, StorageError, StoreUnavailable, WriterFenced
 from vstore.format.log_record import UpsertBatch, decode_log_record
-from vstore.ingest.reader import load_view
+from vstore.format.manifest import Manifest
+from vstore.ingest.reader import load_view, open_snapshot
 from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
 from vstore.settings import IndexSettings, Settings
@@ -85,7 +87,7 @@ class Truth:
 
 
 class SimStore:
-    """One actor's way to the store: it may fail, lose the answer, do the work later, or be the actor's end."""
+    """One actor's way to the store: it may fail, lose answers, do the work later, or be the actor's end."""
 
     def __init__(self, sim: Simulation, name: str) -> None:
         self.sim, self.name = sim, name
@@ -149,6 +151,7 @@ class Simulation:
         self.late: list[Callable[[], Any]] = []
         self.writers: dict[str, Writer[FakeShard]] = {}
         self.readers: dict[str, CollectionView[FakeShard]] = {}
+        self.tags: set[str] = set()
         self.depth = 0
         self.faulty = False
         self.busy: list[str] = []
@@ -326,6 +329,54 @@ class Simulation:
         if "gc" not in self.busy:
             self.attempt("gc", lambda: garbage.collect(catalog, "c", self.retention_s, self.clock))
 
+    def tag(self) -> None:
+        picked = self.pick_writer()
+        if picked is None or picked[1]._upkeep.locked():
+            return
+        name, writer = picked
+        tag = f"t{next(self.ids)}"
+        if self.attempt(name, lambda: writer.tag(tag)) is not None:
+            self.tags.add(tag)
+
+    def open_snapshot(self) -> None:
+        """Open a tag, or a version under a lease, and let garbage collection go on before it is read."""
+        name = f"s{int(self.rng.integers(3))}"
+        catalog = Catalog(SimStore(self, name))
+        if name in self.busy:
+            return
+        if self.tags and self.rng.random() < 0.5:
+            at: str | int = sorted(self.tags)[int(self.rng.integers(len(self.tags)))]
+        else:
+            versions = Catalog(self.store).versions("c")
+            at = versions[int(self.rng.integers(len(versions)))]
+
+        def opened() -> None:
+            try:
+                manifest = find_snapshot(catalog, "c", at)
+                held = isinstance(at, int)
+                lease = Lease(catalog, manifest, self.settings(), self.new_id()) if held else None
+            except SnapshotNotFound:
+                assert isinstance(at, int), f"tag {at} is gone"
+                return
+            for _ in range(int(self.rng.integers(3))):
+                self.flush()
+                self.collect()
+            try:
+                self.check_snapshot(manifest)
+            finally:
+                if lease is not None:
+                    lease.release()
+
+        self.attempt(name, opened)
+
+    def check_snapshot(self, manifest: Manifest) -> None:
+        """All that the manifest names is there, and is what the log held where the manifest begins it."""
+        view = open_snapshot(
+            Catalog(self.store), manifest, self.settings(), open_shard=shard_opener(self.store)
+        )
+        found = contents(view)
+        assert found == self.truth.states[manifest.log_start], f"version {manifest.version} is wrong"
+
     def wait(self) -> None:
         self.now += float(self.rng.choice([1.0, 100.0, 10_000.0]))
 
@@ -350,3 +401,12 @@ class Simulation:
         writer.compact()
         self.check_view(writer.view(), self.truth.seq)
         self.check_view(self.load("end", None), self.truth.seq)
+        tagged = [find_snapshot(Catalog(self.store), "c", tag) for tag in sorted(self.tags)]
+        manifests = [*Catalog(self.store).history("c"), *tagged]
+        for manifest in manifests:
+            self.check_snapshot(manifest)
+        named = {entry.key for manifest in manifests for entry in manifest.shards}
+        pins = read_pins(Catalog(self.store), "c", manifests[0].collection_id).manifests(self.now)
+        named |= {entry.key for manifest in pins for entry in manifest.shards}
+        shards = {info.key for info in self.store.list("data/") if "/shards/" in info.key}
+        assert shards == named, "orphans stay, or shards are missing"

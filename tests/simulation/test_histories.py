@@ -1,4 +1,4 @@
-"""Seeded histories over a failing store: 100 here, and as many as VSTORE_HISTORIES says in the nightly run."""
+"""Seeded histories over a failing store: 100 here, as many as VSTORE_HISTORIES says in the nightly run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_histories_that_found_a_bug(seed):
 
 
 def test_the_same_seed_gives_the_same_history():
-    for seed in (3, 4, 5):
+    for seed in range(12):
         first, second = play(seed), play(seed)
         assert first.trace == second.trace
         assert first.trace

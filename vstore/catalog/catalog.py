@@ -208,8 +208,15 @@ class Catalog:
         Raises:
             CorruptData, UnsupportedVersion: one cannot be read.
         """
-        kept = [self._read(name, version) for version in self.versions(name)]
-        return [manifest for manifest in kept if manifest is not None]
+        versions = self.versions(name)
+        keys = [layout.manifest_key(name, version) for version in versions]
+        try:
+            stored = self.store.get_many([ByteRange(key) for key in keys]) if keys else []
+        except ObjectNotFound:
+            # One was collected since the listing.
+            kept = [self._read(name, version) for version in versions]
+            return [manifest for manifest in kept if manifest is not None]
+        return [self._decode(name, version, data) for version, data in zip(versions, stored, strict=True)]
 
     def _latest(self, name: str) -> Manifest | None:
         for _ in range(_RELOADS):
@@ -230,7 +237,10 @@ class Catalog:
             data = self.store.get(key)
         except ObjectNotFound:
             return None
-        where = f"{self.store.url}: {key}"
+        return self._decode(name, version, data)
+
+    def _decode(self, name: str, version: int, data: bytes) -> Manifest:
+        where = f"{self.store.url}: {layout.manifest_key(name, version)}"
         manifest = decode_manifest(data, where)
         if manifest.version != version or manifest.name != name:
             raise CorruptData(

@@ -5,6 +5,8 @@ catalog/<name>/<version>                          manifests, 20 digits
 data/<name>/<collection id>/log/<seq>             log records, 20 digits
 data/<name>/<collection id>/shards/<shard id>.shard
 data/<name>/<collection id>/dead/<shard id>.<id>  rows dead since their shard was built
+data/<name>/<collection id>/pins/tag.<tag>        a manifest that is kept under a name
+data/<name>/<collection id>/pins/lease.<id>       a version that somebody reads
 """
 
 from __future__ import annotations
@@ -67,3 +69,26 @@ def shard_key(name: str, collection_id: str, shard_id: str) -> str:
 def dead_key(name: str, collection_id: str, shard_id: str, unique: str) -> str:
     """Return the name of one version of a shard's dead rows."""
     return f"{data_prefix(name, collection_id)}dead/{shard_id}.{unique}"
+
+
+def pin_prefix(name: str, collection_id: str) -> str:
+    """Return what the names of a collection's tags and leases begin with."""
+    return f"{data_prefix(name, collection_id)}pins/"
+
+
+def tag_key(name: str, collection_id: str, tag: object) -> str:
+    """Return the name of a tag.
+
+    Raises:
+        InvalidSetting: it is none.
+    """
+    if not isinstance(tag, str) or not _NAME.fullmatch(tag):
+        raise InvalidSetting(
+            f"tag {tag!r}: use 1 to 128 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+    return f"{pin_prefix(name, collection_id)}tag.{tag}"
+
+
+def lease_key(name: str, collection_id: str, unique: str) -> str:
+    """Return the name of a lease."""
+    return f"{pin_prefix(name, collection_id)}lease.{unique}"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vstore.database import Database, connect
+from vstore.settings import Settings
 
 Uri = Annotated[
     str, typer.Argument(metavar="URI", help="A folder, or s3://bucket/prefix.", show_default=False)
@@ -81,14 +82,17 @@ class Place:
             part for name, value in self.options.items() for part in (f"--{name.replace('_', '-')}", value)
         ]
 
-    def open(self, *, must_exist: bool = True, read_only: bool = False) -> Database:
+    def open(
+        self, *, must_exist: bool = True, read_only: bool = False, settings: Settings | None = None
+    ) -> Database:
         """Connect.
 
         Args:
             must_exist: a folder that does not exist is an error, and not created.
             read_only: refuse writes.
+            settings: how this process runs the store.
         """
         options = self.options
         if must_exist and "://" not in self.uri:
             options["create"] = False
-        return connect(self.uri, read_only=read_only, **options)
+        return connect(self.uri, settings=settings, read_only=read_only, **options)

@@ -13,13 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from vstore.errors import StoreUnavailable
+from vstore.errors import InvalidInput, StoreUnavailable
 from vstore.format.log_record import DeleteBatch, UpsertBatch
 from vstore.ingest.batches import Keys, distinct_keys, size_bytes
 from vstore.ingest.view import CollectionView
 
 GROUP_BYTES = 16 << 20
 """A record takes further writes along until it holds about this much."""
+
+MAX_WRITE_BYTES = 1 << 30
+"""The most that one upsert may hold: it becomes one object, and msgpack and S3 end not far above."""
 
 Batch = UpsertBatch | DeleteBatch
 
@@ -100,3 +103,12 @@ def interrupted() -> StoreUnavailable:
         "the thread that wrote this group of writes was interrupted; whether they landed is settled by the "
         "next write: repeat this one (an upsert may be repeated safely)"
     )
+
+
+def check_write_bytes(size_bytes: int) -> None:
+    """Raise InvalidInput where one call holds more than a log record takes."""
+    if size_bytes > MAX_WRITE_BYTES:
+        raise InvalidInput(
+            f"the write holds {size_bytes} bytes; one call takes at most {MAX_WRITE_BYTES}, "
+            "because it becomes one object of the log: split it into several calls"
+        )

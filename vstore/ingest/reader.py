@@ -69,6 +69,25 @@ def load_view(
     )
 
 
+def open_snapshot(
+    catalog: Catalog, manifest: Manifest, settings: Settings, *, open_shard: OpenShard[S]
+) -> CollectionView[S]:
+    """Return what this manifest names, without the log since.
+
+    Raises:
+        CorruptData, ObjectNotFound: an object that the manifest names is damaged or missing.
+    """
+    with ThreadPoolExecutor(settings.io_concurrency) as pool:
+        return CollectionView(
+            manifest=manifest,
+            shards=_open_shards(catalog, manifest, open_shard, None, pool),
+            memtable=MemtableView(),
+            seq=manifest.log_start,
+            id_kind=manifest.id_kind,
+            fences=fences_of(manifest),
+        )
+
+
 def open_view(
     catalog: Catalog,
     manifest: Manifest,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from vstore.catalog.layout import number_of
 from vstore.errors import CorruptData, ObjectExists, WriterFenced
 from vstore.format.log_record import DeleteBatch, LogRecord, UpsertBatch, decode_log_record, encode_log_record
 from vstore.storage.base import ByteRange, ObjectStore
@@ -37,9 +38,9 @@ def replay(store: ObjectStore, prefix: str, from_seq: int) -> Iterator[LogRecord
     """
     found = []
     for info in store.list(prefix):
-        name = info.key[len(prefix) :]
-        if len(name) == SEQ_DIGITS and name.isdecimal() and int(name) >= from_seq:
-            found.append((int(name), info.size_bytes))
+        seq = number_of(info.key[len(prefix) :])
+        if seq is not None and seq >= from_seq:
+            found.append((seq, info.size_bytes))
     found.sort()
     for place, (seq, _) in enumerate(found):
         if seq != from_seq + place:

@@ -11,7 +11,9 @@ from typing import Generic
 
 from vstore.catalog import Catalog, garbage
 from vstore.catalog.fences import with_fences
+from vstore.catalog.invariants import RESTORED
 from vstore.catalog.layout import log_prefix
+from vstore.catalog.pins import put_tag
 from vstore.errors import (
     Closed,
     CommitConflict,
@@ -23,13 +25,14 @@ from vstore.errors import (
     WriterFenced,
 )
 from vstore.format.log_record import LogRecord, UpsertBatch
+from vstore.format.manifest import ShardEntry
 from vstore.format.rows import RowBatch
 from vstore.ingest.background import Background
 from vstore.ingest.batches import Keys, Progress, owned
 from vstore.ingest.batches import size_bytes as size_of
 from vstore.ingest.commit import MAX_ATTEMPTS, commit, take_over
 from vstore.ingest.flush import BuildShard, ShardWriter, worth_merging, worth_rewriting
-from vstore.ingest.groups import Batch, Write, WriteQueue, interrupted
+from vstore.ingest.groups import Batch, Write, WriteQueue, check_write_bytes, interrupted
 from vstore.ingest.reader import OpenShard, open_view
 from vstore.ingest.tail import Tail
 from vstore.ingest.view import CollectionView, LiveShard, S, replayed
@@ -40,8 +43,6 @@ log = logging.getLogger(__name__)
 
 COLLECT_EVERY = 16
 """Garbage is collected by `compact`, and by one flush in this many, for a log that nobody compacts."""
-MAX_WRITE_BYTES = 1 << 30
-"""The most that one upsert may hold: it becomes one object, and msgpack and S3 end not far above."""
 MAX_UNFLUSHED = 10_000
 """A log of this many writes is flushed, however few rows they hold, so that opening stays quick."""
 
@@ -225,6 +226,49 @@ class Writer(Generic[S]):
             while self._merge(worth_merging, None):
                 pass
 
+    def tag(self, name: str, progress: Progress | None = None) -> int:
+        """Flush, and keep the collection as it is now under a name; return the version.
+
+        Raises: as `flush`; InvalidInput: the tag exists.
+        """
+        with self._upkeep:
+            self._flush(progress)
+            manifest = self._view.manifest
+            put_tag(self._catalog, manifest, name)
+            return manifest.version
+
+    def restore(self, snapshot: CollectionView[S]) -> int:
+        """Bring a snapshot back as the newest version; return that version. What came after it is gone.
+
+        Raises: as `flush`; InvalidInput: the snapshot has another schema.
+        """
+        source = snapshot.manifest
+        with self._upkeep:
+            for _ in range(MAX_ATTEMPTS):
+                view = self._freeze()
+                now = view.manifest
+                if (source.collection_id, source.schema) != (now.collection_id, now.schema):
+                    raise InvalidInput(
+                        f"version {source.version} of collection {now.name!r} has other fields than it has "
+                        "now: open it with at=, and export or copy what is wanted"
+                    )
+                note = {RESTORED: f"{source.version} as {now.version + 1}"}
+                base = replace(view, manifest=replace(now, properties={**now.properties, **note}))
+                if self._publish(base, snapshot.shards, entries=source.shards):
+                    return self._view.manifest.version
+        raise StoreUnavailable(
+            f"collection {source.name!r}: {MAX_ATTEMPTS} commits lost their race; call restore again"
+        )
+
+    def collect(self, *, dry_run: bool = False) -> garbage.Collected:
+        """Delete what no manifest within the retention names, orphans included; return what it was.
+
+        Raises:
+            StorageError: what was deleted until then was garbage.
+        """
+        with self._upkeep:
+            return self._collected(dry_run)
+
     def close(self) -> None:
         """Refuse further writes. Nothing needs to be saved: the log has it."""
         with self._lock:
@@ -371,12 +415,18 @@ class Writer(Generic[S]):
             self._tail = Tail(self._view)
             return self._view
 
-    def _publish(self, view: CollectionView[S], shards: tuple[LiveShard[S], ...]) -> bool:
+    def _publish(
+        self,
+        view: CollectionView[S],
+        shards: tuple[LiveShard[S], ...],
+        entries: tuple[ShardEntry, ...] | None = None,
+    ) -> bool:
         """Commit a manifest of these shards and show it; False where the view was read anew instead.
 
         Args:
             view: as `_freeze` returned it.
             shards: some of its own, and new ones that hold its memtable.
+            entries: of a snapshot that is brought back, whose shards take the place of all of the view's.
         """
         old, tail = view.manifest, self._tail
         assert tail is not None
@@ -387,7 +437,7 @@ class Writer(Generic[S]):
             created_at=self._settings.clock(),
             write_id=self._shard_writer.new_id(),
             id_kind=view.id_kind,
-            shards=self._shard_writer.entries(old, shards),
+            shards=self._shard_writer.entries(old, shards) if entries is None else entries,
             properties=with_fences(old.properties, view.fences),
         )
         try:
@@ -395,7 +445,7 @@ class Writer(Generic[S]):
         except CommitConflict:
             self._reload(old.version)
             return False
-        known = {shard.shard.entry.shard_id for shard in view.shards}
+        known = {shard.shard.entry.shard_id for shard in view.shards} if entries is None else set()
         fresh = tail.catch_up([shard for shard in shards if shard.shard.entry.shard_id not in known])
         with self._lock:
             self._view = tail.published(self._view, manifest, shards, fresh)
@@ -426,18 +476,18 @@ class Writer(Generic[S]):
 
     def _collect(self) -> None:
         try:
-            garbage.collect(
-                self._catalog, self._view.manifest.name, self._settings.retention_s, self._settings.clock
-            )
+            self._collected(False)
         except StorageError as error:
             # Nothing is lost by garbage that stays until the next compaction.
             log.warning("collection %r: garbage was not collected: %s", self._view.manifest.name, error)
 
-
-def check_write_bytes(size_bytes: int) -> None:
-    """Raise InvalidInput where one call holds more than a log record takes."""
-    if size_bytes > MAX_WRITE_BYTES:
-        raise InvalidInput(
-            f"the write holds {size_bytes} bytes; one call takes at most {MAX_WRITE_BYTES}, "
-            "because it becomes one object of the log: split it into several calls"
+    def _collected(self, dry_run: bool) -> garbage.Collected:
+        manifest, settings = self._view.manifest, self._settings
+        return garbage.collect(
+            self._catalog,
+            manifest.name,
+            settings.retention_s,
+            settings.clock,
+            dry_run=dry_run,
+            writer_epoch=manifest.writer_epoch,
         )

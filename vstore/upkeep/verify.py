@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,20 +108,32 @@ class _CollectionCheck:
         mine = [m for m in manifests.values() if m.collection_id == latest.collection_id and not m.dropped]
         self.report.n_manifests += len(manifests)
         log_prefix = layout.log_prefix(self.name, latest.collection_id)
-        log = {
-            int(key[len(log_prefix) :]): key
-            for key in stored
-            if key.startswith(log_prefix) and key[len(log_prefix) :].isdecimal()
-        }
+        numbered = {key: layout.number_of(key[len(log_prefix) :]) for key in stored if "/log/" in key}
+        log = {seq: key for key, seq in numbered.items() if seq is not None}
+        pins = [key for key in stored if key.startswith(layout.pin_prefix(self.name, latest.collection_id))]
+        known = {m.version for m in mine}
+        mine += [m for m in self._tagged(pins) if m.version not in known]
         named = {key for manifest in mine for entry in manifest.shards for key in _objects_of(entry)}
         self.findings.expect_bytes(sum(stored.get(key, 0) for key in {*named, *log.values()}))
-        self.report.n_unnamed += len(set(stored) - named - set(log.values()))
+        self.report.n_unnamed += len(set(stored) - named - set(log.values()) - set(pins))
         self._check_log(log, latest)
         self._check_shards(mine, latest)
         self._forget_what_was_collected(n_before)
         return True
 
     # Manifests.
+
+    def _tagged(self, pins: list[str]) -> list[Manifest]:
+        """Return the manifests that tags keep; those that cannot be read become problems."""
+        found = []
+        for key in pins:
+            if not key.rpartition("/")[2].startswith("tag."):
+                continue
+            with self.findings.of(key), suppress(ObjectNotFound):
+                data = self.store.get(key)
+                self.findings.read_bytes(len(data))
+                found.append(decode_manifest(data, f"{self.store.url}: {key}"))
+        return found
 
     def _manifests(self) -> dict[int, Manifest]:
         """Return the manifests that can be read, by version; the others become problems."""
