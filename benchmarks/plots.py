@@ -50,7 +50,7 @@ def frontiers(result: dict[str, Any], path: Path) -> None:
     axes.set_yscale("log")
     axes.set_xlim(0.8, 1.003)
     axes.set_xlabel("recall@10")
-    axes.set_ylabel("queries a second")
+    axes.set_ylabel("queries a second" + (" of processor time" if clock == "qps_cpu" else ""))
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.set_title(caption(result), fontsize=9)
     axes.legend(fontsize=8, ncols=2)
