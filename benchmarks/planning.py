@@ -37,6 +37,8 @@ MODES = {
     "result_filter": layout.HNSW_RESULT_FILTER,
     "cluster_acorn": layout.ACORN,
 }
+TRUTH = 100
+SPARE = 60
 _GROUPS = 4
 
 
@@ -54,7 +56,7 @@ class Built:
 class Cell:
     """Queries (float32[m, d]) under one filter (bool[n] over node ids, or None), and the sorted distances of
     their
-    true neighbours (float64[m, at most 100])."""
+    true neighbours (float64[m, at most TRUTH])."""
 
     queries: Floats
     flags: Flags | None
@@ -94,17 +96,15 @@ def build(points: Floats, metric: Metric, index: IndexSettings, n_threads: int =
     return Built(head, kernel, vectors, build_s)
 
 
-def keys_of(built: Built, queries: Floats) -> npt.NDArray[np.float64]:
-    """Return float64[m, n]: distances (squared L2, 1 - cosine, minus the product) of queries to all rows."""
-    rows, queries = built.rows.astype(np.float64), queries.astype(np.float64)
-    products: npt.NDArray[np.float64] = queries @ rows.T
+def keys_of(built: Built, queries: Floats) -> Floats:
+    """Return float32[m, n]: numbers that order all rows about as their distances to queries do."""
+    products = queries @ built.rows.T
     if built.head.metric == "dot":
         return np.asarray(-products)
-    squares, own = (rows**2).sum(axis=1), (queries**2).sum(axis=1)[:, None]
+    squares = np.einsum("ij,ij->i", built.rows, built.rows)
     if built.head.metric == "l2":
-        return np.asarray(np.maximum(squares + own - 2 * products, 0))
-    found: npt.NDArray[np.float64] = 1 - products / np.sqrt(squares * own)
-    return found
+        return np.asarray(squares - 2 * products)
+    return np.asarray(-products / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny)))
 
 
 def cells(
@@ -135,12 +135,17 @@ def cells(
 def cell_of(built: Built, queries: Floats, flags: Flags | None) -> Cell:
     """Return queries under a filter with the distances of their true neighbours."""
     queries = np.ascontiguousarray(queries)
-    parts = []
+    rows = np.arange(built.head.n) if flags is None else np.flatnonzero(flags)
+    most = min(TRUTH, len(rows))
+    truth = np.empty((len(queries), most))
     for start in range(0, len(queries), 32):
-        keys = keys_of(built, queries[start : start + 32])
-        held = keys if flags is None else keys[:, flags]
-        parts.append(np.sort(np.partition(held, min(100, held.shape[1]) - 1, axis=1)[:, :100], axis=1))
-    return Cell(queries, flags, np.concatenate(parts))
+        keys = keys_of(built, queries[start : start + 32])[:, rows]
+        # The sums above are rounded, so a few more are compared exactly.
+        likely = np.argpartition(keys, min(most + SPARE, len(rows)) - 1, axis=1)[:, : most + SPARE]
+        for i, own in enumerate(likely):
+            exact = np.sort(_distances(built, queries[start + i], rows[own]))
+            truth[start + i] = exact[:most]
+    return Cell(queries, flags, truth)
 
 
 def recall(built: Built, cell: Cell, ids: npt.NDArray[np.int32], k: int) -> float:
@@ -156,7 +161,7 @@ def recall(built: Built, cell: Cell, ids: npt.NDArray[np.int32], k: int) -> floa
     return float(np.mean(found))
 
 
-def _distances(built: Built, query: Floats, nodes: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+def _distances(built: Built, query: Floats, nodes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
     rows, q = built.rows[nodes].astype(np.float64), query.astype(np.float64)
     if built.head.metric == "l2":
         return np.asarray(((rows - q) ** 2).sum(axis=1))

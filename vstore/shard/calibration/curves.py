@@ -15,7 +15,7 @@ from vstore.types import Float32s, Int32s, Metric
 KS: Final = (10, 50, 100)
 """Recall is measured for these k. Smaller ones take the widths of the first, greater ones wider than the
 last."""
-OVERSAMPLING: Final = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+OVERSAMPLING: Final = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 """Candidates re-scored for one answer, for which the loss is measured."""
 LOSSES: Final = ("usual", "strange", "far")
 """Kinds of question for which the loss is measured: queries like the rows, unlike them, and filters that

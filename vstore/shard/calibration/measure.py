@@ -37,11 +37,13 @@ FILTERED_QUERIES: Final = 32
 OTHER_QUERIES: Final = 48
 """Questions to each cell under a filter; unlike the rows, and about re-scoring."""
 MAX_SEEDS: Final = 4_096
-_WIDE: Final = 200
+_WIDE: Final = 400
+_MOST_KEPT: Final = 1_600
+"""Candidates beyond these are not told apart."""
 _LEAST_WALK: Final = (200.0, 16.0, 1_000.0, 100.0)
 """About what the narrowest filtered walk counts: distances, hops, filter checks, lists."""
 _SATURATED: Final = 0.9992
-_CONFIDENCE: Final[dict[Walk, float]] = {"hnsw": 1.0, "strange": 2.0, "none": 1.0, "far": 2.0, "islands": 1.0}
+_CONFIDENCE: Final[dict[Walk, float]] = {"hnsw": 1.0, "strange": 2.0, "none": 1.0, "far": 2.0, "islands": 2.0}
 """Standard errors by which a mean is lowered: more where questions may be stranger than the measured."""
 _USUAL: Final = 0.95
 """The share of held-out rows that count as like the rest; the others have wider searches."""
@@ -132,7 +134,7 @@ class _Measure:
     def lost(self, questions: list[Question]) -> Float32s:
         """Return float32[len(KS), len(OVERSAMPLING)]: how much of the true k ranks too low to be
         re-scored."""
-        kept = np.ceil(np.outer(KS, OVERSAMPLING)).astype(np.int64)
+        kept = np.minimum(np.ceil(np.outer(KS, OVERSAMPLING)), _MOST_KEPT).astype(np.int64)
         out = np.zeros((len(questions), *kept.shape))
 
         def ask(i: int) -> None:
