@@ -4,7 +4,7 @@
 
 Rows are 384 floats, seeded, upserted 1,000 at a time into a local folder; each call is durable on return.
 lancedb and chromadb, where the interpreter of `--python` has them, write the same batches to a folder of
-lancedb and chromadb, where the interpreter of `--python` has them, write the same batches to a folder of
+their own, in turns with vstore; the first batch of each is not counted, and the median of rounds is shown.
 Searches are timed one at a time, idle and then while another thread upserts without pause and shards are
 built behind it. The kill test ends a writing process with SIGKILL at random moments and looks for
 every row that it had said was acknowledged. Other work on the machine shows in all figures but the last.
