@@ -33,7 +33,8 @@ NAME = "face"
 N_CALLS = 2000
 ROUNDS = 5
 ANSWER = """
-import json, sys, time
+import json, logging, sys, time
+logging.basicConfig(level=logging.INFO)
 started = time.perf_counter()
 import numpy as np
 import vstore
