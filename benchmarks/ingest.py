@@ -78,7 +78,7 @@ def lancedb_rate(folder: str, n_rows: int) -> float:
 def chromadb_rate(folder: str, n_rows: int) -> float:
     import chromadb
 
-    collection = chromadb.PersistentClient(folder).create_collection("c", metadata={"hnsw:space": "l2"})
+    collection = chromadb.PersistentClient(folder).create_collection("rows", metadata={"hnsw:space": "l2"})
     return rows_per_second(lambda ids, rows: collection.upsert([str(i) for i in ids], rows), n_rows)
 
 

@@ -57,6 +57,10 @@ class IndexSettings:
     """Measure while building which widths of search reach which recall; small shards need it not."""
 
     def __post_init__(self) -> None:
+        for name in ("M", "ef_construction", "cluster_rows", "block_rows", "shard_rows", "seed"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole, f"{name} is {value!r}; it must be a whole number (an int)")
         require(2 <= self.M <= 64, f"M is {self.M}; it must be from 2 to 64, and 16 suits most data")
         require(
             self.M <= self.ef_construction <= 10_000,

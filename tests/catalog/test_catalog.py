@@ -246,8 +246,12 @@ def test_the_manifests_of_a_dropped_collection_are_garbage_and_its_fences_are_no
 
 
 def test_what_could_not_be_read_back_is_not_published(catalog):
+    with pytest.raises(InvalidSetting, match=r"M is 16.0; it must be a whole number"):
+        IndexSettings(M=16.0)
+    index = IndexSettings()
+    object.__setattr__(index, "M", 16.0)
     changed = [
-        dict(index=IndexSettings(M=16.0)),
+        dict(index=index),
         dict(created_at=float("nan")),
         dict(properties={"n": 1}),
         dict(shards=(dataclasses.replace(shard("s"), head=Extent(99, 5)),)),
