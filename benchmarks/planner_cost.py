@@ -69,14 +69,8 @@ def main() -> None:
         fit(built, run.samples)
     out = asked.out or RESULTS / f"planner_cost-{asked.dataset}{'-quick' if asked.quick else ''}.json"
     out.parent.mkdir(exist_ok=True)
-    samples = [(name, counters.tolist(), ns) for name, counters, ns in run.samples]
     shape = {"dataset": asked.dataset, "rows": len(points), "dim": points.shape[1]}
-    out.write_text(
-        json.dumps(
-            {**shape, "row_bytes": built.head.code_params.row_bytes, "cells": rows, "samples": samples}
-        )
-        + "\n"
-    )
+    out.write_text(json.dumps({**shape, "row_bytes": built.head.code_params.row_bytes, "cells": rows}) + "\n")
 
 
 class _Run:

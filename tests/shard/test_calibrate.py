@@ -116,7 +116,7 @@ def test_widths_lie_on_lines_between_rungs_and_end_where_the_measurement_does():
     assert own.width(0.3, 10) == 10
     assert own.width(0.7, 10) == pytest.approx(15)
     assert own.width(0.925, 10) == pytest.approx(60)
-    assert own.width(0.7, 3) == own.width(0.7, 10)
+    assert own.width(0.7, 3) == own.width(1 - 0.3 / 4, 10)
     assert own.width(0.7, 10) < own.width(0.7, 30) < own.width(0.7, 50)
     assert own.width(0.7, 300) == pytest.approx(3 * own.width(0.7, 100))
     assert curve(top=0.96).width(0.99, 10) is None

@@ -207,7 +207,7 @@ def _between(
 
 
 def _candidates(calibration: Calibration, k: int, recall: float, kind: str) -> tuple[int, float]:
-    """Return how many candidates to re-score for k, and the share of the true k that this loses."""
+    """Return how many candidates to re-score for k, and the share of the true k that this may lose."""
     allowed = _LOSS_SHARE * (1 - recall)
     above = next((i for i, measured in enumerate(KS) if k <= measured), len(KS) - 1)
     below = above if KS[above] <= k else max(above - 1, 0)
@@ -215,7 +215,7 @@ def _candidates(calibration: Calibration, k: int, recall: float, kind: str) -> t
     lost = np.maximum(measured[above], measured[below])
     enough = np.flatnonzero(lost <= allowed)
     at = int(enough[0]) if len(enough) else len(OVERSAMPLING) - 1
-    return math.ceil(max(k, KS[0]) * OVERSAMPLING[at]), float(lost[at])
+    return math.ceil(max(k, KS[0]) * OVERSAMPLING[at]), max(float(lost[at]), allowed)
 
 
 def _us(cost_ns: float) -> str:

@@ -13,10 +13,12 @@ from vstore.shard.calibration import costs
 from vstore.types import Float32s, Int32s, Metric
 
 KS: Final = (10, 50, 100)
-"""Recall is measured for these k. Smaller ones take the widths of the first, greater ones wider than the
+"""Recall is measured for these k. Smaller ones are read off the first, greater ones wider than the
 last."""
 OVERSAMPLING: Final = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 """Candidates re-scored for one answer, for which the loss is measured."""
+FEW: Final = 4
+"""For k below the first of KS the recall wanted of its curve misses this many times less."""
 LOSSES: Final = ("usual", "strange", "far")
 """Kinds of question for which the loss is measured: queries like the rows, unlike them, and filters that
 pass rows
@@ -63,7 +65,11 @@ class Curve:
             return None if least is None else least * k / KS[-1]
         above = next(i for i, measured in enumerate(KS) if k <= measured)
         wide = self._width_at(recall, above)
-        if wide is None or KS[above] == k or above == 0:
+        if k < KS[0]:
+            # One neighbour is found or not, and copies of rows make ten look easier than they are.
+            fewer = self._width_at(1 - (1 - recall) / FEW, 0)
+            return float(self.ef[-1]) if fewer is None and wide is not None else fewer
+        if wide is None or KS[above] == k:
             return wide
         narrow = self._width_at(recall, above - 1)
         if narrow is None:
