@@ -3,10 +3,10 @@
     python -m benchmarks.planner_cost --dataset clustered --rows 60000
 
 For each cell every way to search runs with the widths that the calibration gives it (ACORN, where it gives
-none, with the least of a few widths that reaches the recall). The ratio is the time of the plan chosen over that
-of the fastest way whose recall is at least the recall asked - 0.01. `--fit` also prints the constants of
-`vstore.shard.calibration.costs` that fit these times best. Times are processor time of one thread, the least of
-several repeats.
+none, with the least of a few widths that reaches the recall). The ratio is the time of the plan chosen over
+that of the fastest way whose recall is at least the recall asked - 0.01. `--fit` also prints the constants of
+`vstore.shard.calibration.costs` that fit these times best. Times are processor time of one thread, the least
+of several repeats.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Run:
     def _way(
         self, cell: Cell, passing: Any, way: str, plan: Plan, wanted: float
     ) -> tuple[float, float, bool]:
-        """Return nanoseconds for all queries of the cell, the recall, and whether this is the planner's choice."""
+        """Return nanoseconds for all queries, the recall, and whether this is the planner's choice."""
         if way == plan.traversal:
             return *self._timed(cell, passing, way, plan), True
         calibration = self.built.head.calibration
@@ -188,10 +188,8 @@ def fit(built: Built, samples: list[Sample]) -> None:
         print(f"   predicted / measured: {np.percentile(left, [0, 10, 50, 90, 100]).round(2)}")
     model = [(name, _model(name, n, row_bytes, centroids) / ns) for name, n, ns in samples]
     for name in sorted({name for name, _ in model}):
-        ratios = [ratio for other, ratio in model if other == name]
-        print(
-            f"constants in use, {name}: predicted / measured {np.percentile(ratios, [0, 10, 50, 90, 100]).round(2)}"
-        )
+        ratios = np.percentile([ratio for other, ratio in model if other == name], [0, 10, 50, 90, 100])
+        print(f"constants in use, {name}: predicted / measured {ratios.round(2)}")
 
 
 def _model(name: str, n: Any, row_bytes: int, centroids: int) -> float:
