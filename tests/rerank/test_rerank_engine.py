@@ -102,8 +102,10 @@ def test_calls_that_wait_share_a_batch() -> None:
     engine = Engine("m", gate, BatchLimits(tokens=1000))
     first = started(engine, [10])
     assert gate.entered.acquire(timeout=20)
-    others = [started(engine, [n, n]) for n in (22, 21, 20)]
-    until(lambda: engine._n_pending == 6)
+    others = []
+    for place, n in enumerate((22, 21, 20), 1):
+        others.append(started(engine, [n, n]))
+        until(lambda place=place: engine._n_pending == 2 * place)
     gate.go.release(2)
     for thread, _, _ in (first, *others):
         thread.join(20)
@@ -254,7 +256,8 @@ def test_a_deadline_ends_the_wait_and_drops_what_was_not_begun() -> None:
     pairs = pairs_of([4])
     engine.run(pairs, Work())
     assert scores_of(pairs) == [4]
-    assert gate.batches == [[7], [4]]
+    # Whether the first batch had begun is the scheduler's to say.
+    assert gate.batches in ([[7], [4]], [[4]])
 
 
 def test_many_threads_many_sizes() -> None:

@@ -5,20 +5,27 @@
 `score_cache` remembers scores, `pairs` joins both. Models: `lexical`, `cross_encoder` (`text_scorers`),
 `vision_language` (`vision_prompts`, `vision_qwen`, `vision_remote`), `late_interaction` (`encoders`), `http`,
 `adapters`, `callables`. `fusion` and `boost` combine scores; `metrics` and `evaluation` measure. Models are
-imported by the module that needs them, on construction. Imports settings, types and errors only.
+imported when they are first named, and their libraries on construction. Imports settings, types and errors.
 """
 
-from vstore.rerank.adapters import SentenceTransformersReranker, load_reranker, reranker_names
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from vstore.rerank.callables import CallableReranker
-from vstore.rerank.cross_encoder import CrossEncoderReranker
 from vstore.rerank.documents import candidate_of, check_query, document_text, query_parts, query_text
-from vstore.rerank.encoders import ColBertEncoder, ColQwen2Encoder
-from vstore.rerank.http import HTTPReranker
-from vstore.rerank.images import ImageLimits
-from vstore.rerank.late_interaction import LateInteractionReranker
-from vstore.rerank.lexical import LexicalReranker
 from vstore.rerank.stage import DEFAULT_DEPTH, Rerank, Stage, apply, as_stages, depth_of
-from vstore.rerank.vision_language import VisionLanguageReranker
+
+if TYPE_CHECKING:
+    from vstore.rerank.adapters import SentenceTransformersReranker, load_reranker, reranker_names
+    from vstore.rerank.cross_encoder import CrossEncoderReranker
+    from vstore.rerank.encoders import ColBertEncoder, ColQwen2Encoder
+    from vstore.rerank.http import HTTPReranker
+    from vstore.rerank.images import ImageLimits
+    from vstore.rerank.late_interaction import LateInteractionReranker
+    from vstore.rerank.lexical import LexicalReranker
+    from vstore.rerank.vision_language import VisionLanguageReranker
 
 __all__ = [
     "DEFAULT_DEPTH",
@@ -45,3 +52,25 @@ __all__ = [
     "query_text",
     "reranker_names",
 ]
+
+# `import vstore` needs the stage and none of the models.
+_LATER = {
+    "SentenceTransformersReranker": "adapters",
+    "load_reranker": "adapters",
+    "reranker_names": "adapters",
+    "CrossEncoderReranker": "cross_encoder",
+    "ColBertEncoder": "encoders",
+    "ColQwen2Encoder": "encoders",
+    "HTTPReranker": "http",
+    "ImageLimits": "images",
+    "LateInteractionReranker": "late_interaction",
+    "LexicalReranker": "lexical",
+    "VisionLanguageReranker": "vision_language",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +132,16 @@ SHIPPED: dict[str, Callable[..., Reranker]] = {
 }
 
 
+def _registered() -> list[Any]:
+    # Slow to import, and needed by few.
+    from importlib.metadata import entry_points
+
+    return list(entry_points(group=ENTRY_POINTS))
+
+
 def reranker_names() -> list[str]:
     """Return the names that `load_reranker` knows: the shipped ones and those of installed packages."""
-    return sorted({*SHIPPED, *(each.name for each in entry_points(group=ENTRY_POINTS))})
+    return sorted({*SHIPPED, *(each.name for each in _registered())})
 
 
 def load_reranker(name: str, *arguments: Any, **settings: Any) -> Reranker:
@@ -148,7 +154,7 @@ def load_reranker(name: str, *arguments: Any, **settings: Any) -> Reranker:
     """
     make = SHIPPED.get(name)
     if make is None:
-        found = [each for each in entry_points(group=ENTRY_POINTS) if each.name == name]
+        found = [each for each in _registered() if each.name == name]
         if not found:
             raise InvalidSetting(
                 f"no re-ranker is called {name!r}{nearest(name, reranker_names())}; known: "

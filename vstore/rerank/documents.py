@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from vstore.errors import InvalidInput, nearest
+from vstore.errors import InvalidInput, InvalidSetting, nearest
 from vstore.types import Candidate, Hit
 
 _PARTS = ("text", "image")
@@ -118,3 +118,19 @@ def _split(query: Any) -> tuple[Any, Any]:
 def _is_image(value: Any) -> bool:
     # A PIL image is known by what the models call on it, so that Pillow need not be installed.
     return isinstance(value, (bytes, str, PathLike)) or (hasattr(value, "mode") and hasattr(value, "convert"))
+
+
+def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
+    """Return attribute names as a tuple.
+
+    Raises:
+        InvalidSetting: it is one str, or holds something else.
+    """
+    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
+        raise InvalidSetting(f"fields is {fields!r}; it must be a list of attribute names, as ['title']")
+    return tuple(fields)
+
+
+def encodable(text: str) -> str:
+    """Return a text that is UTF-8: a Python str may hold half of a surrogate pair, tokenizers may not."""
+    return text.encode("utf-8", "replace").decode("utf-8")

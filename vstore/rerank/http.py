@@ -6,7 +6,6 @@ Only the standard library. The key comes from the environment, goes into one hea
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -218,6 +217,9 @@ class HTTPReranker:
         raise RerankError(f"{self.name} failed{attempts}: {failure.message}")
 
     def _attempt(self, data: bytes, work: recorder.Work) -> Any:
+        # Only who calls a service pays for this import.
+        import http.client
+
         left_s = work.left_s()
         if left_s == 0.0:
             raise DeadlinePassed

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -203,8 +201,15 @@ class ImageReader:
                 f"are read, and these are "
                 f"{', '.join(self.limits.allow_urls) or 'none'}"
             )
-        # The caller allowed this host, not one that it redirects to.
-        opener = urllib.request.build_opener(_NoRedirect)
+        # Only who allows URLs pays for these imports.
+        import urllib.request
+
+        class NoRedirect(urllib.request.HTTPRedirectHandler):
+            # The caller allowed this host, not one that it redirects to.
+            def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+                return None
+
+        opener = urllib.request.build_opener(NoRedirect)
         try:
             with opener.open(reference, timeout=self.limits.timeout_s) as answer:
                 kind = answer.headers.get_content_type()
@@ -220,8 +225,3 @@ class ImageReader:
                 return bytes(encoded)
         except OSError as error:
             raise InvalidDocument(f"image {reference!r} cannot be read: {error}") from error
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None

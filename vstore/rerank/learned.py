@@ -257,7 +257,8 @@ def _levels(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Return gains as whole numbers from 0 to 30, which is what lambdarank takes."""
     if (gains == np.round(gains)).all() and gains.max() <= 30:
         return gains.astype(np.int64)
-    return np.ceil(gains / gains.max() * 30).astype(np.int64)
+    levels: npt.NDArray[np.int64] = np.ceil(gains / gains.max() * 30).astype(np.int64)
+    return levels
 
 
 def _import_lightgbm() -> Any:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from vstore.errors import InvalidSetting
 from vstore.rerank import work as recorder
+from vstore.rerank.documents import check_fields, encodable
 from vstore.rerank.engine import Engine, Pair
 from vstore.rerank.score_cache import ScoreCache, digest
 from vstore.types import Candidate, Float32s
+
+__all__ = ["PairReranker", "check_fields", "encodable"]
 
 
 class PairReranker:
@@ -90,19 +92,3 @@ class PairReranker:
 
     def _lacks(self) -> str:
         return "has no text or image"
-
-
-def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
-    """Return attribute names as a tuple.
-
-    Raises:
-        InvalidSetting: it is one str, or holds something else.
-    """
-    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
-        raise InvalidSetting(f"fields is {fields!r}; it must be a list of attribute names, as ['title']")
-    return tuple(fields)
-
-
-def encodable(text: str) -> str:
-    """Return a text that is UTF-8: a Python str may hold half of a surrogate pair, tokenizers may not."""
-    return text.encode("utf-8", "replace").decode("utf-8")

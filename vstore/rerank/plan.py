@@ -11,7 +11,7 @@ from typing import Any, Literal
 from vstore.errors import InvalidSetting, nearest
 from vstore.rerank import scores as arithmetic
 from vstore.rerank.callables import as_reranker, name_of
-from vstore.rerank.pairs import check_fields
+from vstore.rerank.documents import check_fields
 from vstore.settings import require
 from vstore.types import Reranker
 
