@@ -27,7 +27,7 @@ from vstore_kernels.layout import (
     N_FACTORS,
     SCAN,
 )
-from vstore_kernels.search import SearchScratch
+from vstore_kernels.search import SearchScratch, apart
 from vstore_kernels.tables import BlockTables
 
 __all__ = ["AnswerScratch", "ResidentShard", "answer"]
@@ -150,7 +150,7 @@ class AnswerScratch:
 
     def __init__(self) -> None:
         self._search = SearchScratch()
-        self._factors = np.zeros(N_FACTORS, np.float32)
+        self._factors = apart(N_FACTORS, np.float32)
         self._rotated, self._packed = np.empty(0, np.float32), np.empty(0, np.uint64)
         self._cluster_gaps, self._cluster_heap_gaps = np.empty(0, np.float32), np.empty(0, np.float32)
         self._cluster_heap = np.empty(0, np.int32)
@@ -176,7 +176,7 @@ class AnswerScratch:
         if self._rotated.size != params.width:
             self._rotated = np.empty(params.width, np.float32)
         if self._packed.size < words:
-            self._packed = np.empty(words, np.uint64)
+            self._packed = apart(words, np.uint64)
         if self._cluster_gaps.size != shard.n_clusters:
             self._cluster_gaps = np.empty(shard.n_clusters, np.float32)
             self._cluster_heap = np.empty(shard.n_clusters, np.int32)
@@ -185,7 +185,7 @@ class AnswerScratch:
             self._spreads, self._kept = np.empty(ef, np.float32), np.empty(ef, np.int64)
             self._addresses = np.empty(ef, np.int64)
         if self._bounds.size < k:
-            self._bound_nodes, self._bounds = np.empty(k, np.int32), np.empty(k, np.float32)
+            self._bound_nodes, self._bounds = apart(k, np.int32), apart(k, np.float32)
         return (
             epoch,
             search.state,

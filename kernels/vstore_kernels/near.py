@@ -1,4 +1,4 @@
-"""Which clusters lie nearest to a query, inside kernels."""
+"""Which clusters lie nearest to a query."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vstore_kernels import gate
 from vstore_kernels.beam import heap_pop, heap_push
 from vstore_kernels.intrinsics import trailing_zeros
 from vstore_kernels.jit import Int, kernel, sum_kernel
@@ -14,6 +15,38 @@ from vstore_kernels.layout import METRICS
 
 _COSINE: Final = METRICS.index("cosine")
 _DOT: Final = METRICS.index("dot")
+
+
+def products(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the dot products float32 [m, K] of `queries` (float32 [m, d]) with `rows` (float32 [K, d]).
+
+    A kernel where a matrix product would do: a BLAS takes threads of its own for it, and keeps them spinning
+    beside the search for longer than the product took.
+
+    Raises:
+        TypeError: not float32.
+        ValueError: a wrong shape, or dimensions that do not agree.
+    """
+    if queries.dtype != np.float32 or queries.ndim != 2 or not queries.flags.c_contiguous:
+        gate.array("queries", queries, np.float32, 2)
+    gate.array("rows", rows, np.float32, 2)
+    if queries.shape[1] != rows.shape[1]:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions, rows {rows.shape[1]}; they must agree")
+    out = np.empty((queries.shape[0], rows.shape[0]), np.float32)
+    _products(queries, rows, out)
+    return out
+
+
+@sum_kernel()
+def _products(queries: NDArray[np.float32], rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    for i in range(queries.shape[0]):
+        query = queries[i]
+        for c in range(rows.shape[0]):
+            row = rows[c]
+            inner = np.float32(0)
+            for j in range(query.shape[0]):
+                inner += row[j] * query[j]
+            out[i, c] = inner
 
 
 @sum_kernel()

@@ -35,6 +35,17 @@ __all__ = ["BlockTables", "SearchScratch", "begin", "descend", "results", "step"
 
 _NO_FILTER: Final = np.empty(0, np.uint64)
 _LAST_EPOCH: Final = 0xFFFFFFFF
+# Two lines: the prefetcher takes them in pairs.
+_LINES: Final = 128
+
+
+def apart(size: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """Return `size` zeros whose cache lines hold nothing else.
+
+    Small arrays lie side by side: threads that write to theirs would take each other's lines away.
+    """
+    margin = _LINES // np.dtype(dtype).itemsize
+    return np.zeros(size + 2 * margin, dtype)[margin : margin + size]
 
 
 class SearchScratch:
@@ -66,10 +77,10 @@ class SearchScratch:
     )
 
     def __init__(self, n: int = 0, max_ef: int = 64, M0: int = 32) -> None:
-        self.counters = np.zeros(N_COUNTERS, np.int64)
+        self.counters = apart(N_COUNTERS, np.int64)
         """int64 [N_COUNTERS], zeroed by `begin`; positions are named in `layout`."""
-        self.state = np.zeros(N_STATE, np.int64)
-        self.n_needs = np.zeros(2, np.int64)
+        self.state = apart(N_STATE, np.int64)
+        self.n_needs = apart(2, np.int64)
         self.n = 0
         self.epoch = 0
         self.visited = np.zeros(n, np.uint32)

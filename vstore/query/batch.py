@@ -26,8 +26,10 @@ from vstore.types import BatchHits, Float32s, Int64s, Receipt
 
 View = CollectionView[Shard]
 
-SLICE: Final = 32
-"""A kernel call answers this many queries at most, so that threads end together."""
+SLICES_A_THREAD: Final = 6
+"""Kernel calls for each thread, so that threads end together."""
+LEAST_SLICE: Final = 16
+"""A kernel call answers at least this many queries: fewer, and threads wait for the interpreter's lock."""
 
 
 def search_batch(
@@ -173,33 +175,37 @@ def _on_shard(
     """Return what one shard has for each query, and each query's plan."""
     found = Found.room(len(queries), k)
     plans = np.empty(len(queries), object)
-    calls: list[tuple[Step, Int64s]] = []
+    groups: list[tuple[Int64s, Found]] = []
+    calls: list[tuple[Step, Float32s, Found]] = []
+    size = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * n_threads)))
     for plan, own in planned.plans.split(queries):
         step = step_of(planned, plan)
         plans[own] = plan
         if step is None:
             found.lacks[own] = 1
             continue
-        calls += [(step, own[start : start + SLICE]) for start in range(0, len(own), SLICE)]
+        whole = len(own) == len(queries)
+        asked, room = (queries, found) if whole else (queries[own], Found.room(len(own), k))
+        if not whole:
+            groups.append((own, room))
+        parts = [slice(start, start + size) for start in range(0, len(own), size)]
+        calls += [(step, asked[part], room.part(part)) for part in parts]
 
-    def call(task: tuple[Step, Int64s]) -> None:
-        step, own = task
-        if int(own[-1]) - int(own[0]) == len(own) - 1:
-            # A run of queries is written where it belongs.
-            part = slice(int(own[0]), int(own[-1]) + 1)
-            find(shard, step, queries[part], k, found.part(part))
-            return
-        apart = Found.room(len(own), k)
-        find(shard, step, queries[own], k, apart)
-        found.node_ids[own], found.distances[own] = apart.node_ids, apart.distances
-        found.counters[own], found.lacks[own] = apart.counters, apart.lacks
+    def call(task: tuple[Step, Float32s, Found]) -> None:
+        step, asked, room = task
+        find(shard, step, asked, k, room)
 
     if n_threads > 1 and len(calls) > 1:
+        # The widest first: what is left for the end is short.
+        calls.sort(key=lambda task: -task[0].width * len(task[1]))
         with ThreadPoolExecutor(min(n_threads, len(calls))) as pool:
             list(pool.map(call, calls))
     else:
         for task in calls:
             call(task)
+    for own, room in groups:
+        found.node_ids[own], found.distances[own] = room.node_ids, room.distances
+        found.counters[own], found.lacks[own] = room.counters, room.lacks
     return found, plans.tolist()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from vstore.shard.head import ShardHead
 from vstore.types import Float32s, Float64s, Int64s
+from vstore_kernels.near import products
 
 NEAR_CLUSTERS: Final = 16
 """How many of the query's nearest clusters the correlation of a filter is read from, at most."""
@@ -46,7 +47,7 @@ class NearClusters:
         """Return the correlation with one query (float32[d], raw)."""
         if self._unit:
             query = query / np.float32(np.sqrt(query.dot(query)))
-        gaps = self._doubled.dot(query)
+        gaps = products(query.reshape(1, -1), self._doubled)[0]
         gaps += self._squares
         if len(gaps) > _SORT_CLUSTERS:
             near = gaps.argpartition(self._n_near - 1)[: self._n_near]
@@ -74,7 +75,7 @@ class NearClusters:
     def _of_some(self, queries: Float32s) -> Float64s:
         if self._unit:
             queries = queries / np.sqrt(np.einsum("ij,ij->i", queries, queries))[:, None]
-        near = self._nearest(queries @ self._doubled.T + self._squares)
+        near = self._nearest(products(np.ascontiguousarray(queries), self._doubled) + self._squares)
         counts, sizes = self._counts[near], self._sizes[near]
         passing = counts.cumsum(axis=1)
         enough = passing >= NEAR_PASSING

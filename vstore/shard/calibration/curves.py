@@ -11,6 +11,7 @@ import numpy as np
 
 from vstore.shard.calibration import costs
 from vstore.types import Float32s, Int32s, Metric
+from vstore_kernels.near import products
 
 KS: Final = (10, 50, 100)
 """Recall is measured for these k. Smaller ones are read off the first, greater ones wider than the
@@ -148,16 +149,19 @@ class Coarse:
         if metric == "dot":
             coarse = _unit(coarse[:, :-1])
         self._directions = metric != "l2"
-        self._doubled = np.ascontiguousarray(-2 * coarse.T, np.float32)
+        self._doubled = np.ascontiguousarray(-2 * coarse, np.float32)
         self._squares = np.einsum("ij,ij->i", coarse, coarse)
-        self._mean_doubled, self._mean_square = self._doubled.mean(axis=1), float(self._squares.mean())
+        mean = self._doubled.mean(axis=0, dtype=np.float64).astype(np.float32)
+        # The mean of products is the product with the mean.
+        self._with_mean = np.ascontiguousarray(np.vstack([self._doubled, mean]))
+        self._mean_square = float(self._squares.mean())
 
     def novelty(self, queries: Float32s) -> Float32s:
         """Return float32[m] for queries (float32[m, d], raw)."""
         if self._directions:
             queries = _unit(queries)
         own = np.einsum("ij,ij->i", queries, queries)
-        gaps = queries @ self._doubled + self._squares
+        gaps = products(np.ascontiguousarray(queries), self._doubled) + self._squares
         nearest, mean = gaps.min(axis=1) + own, gaps.mean(axis=1) + own
         return np.asarray(nearest / np.maximum(mean, np.finfo(np.float32).tiny), np.float32)
 
@@ -167,10 +171,10 @@ class Coarse:
         if self._directions:
             query = query / np.float32(math.sqrt(own) or 1.0)
             own = 1.0 if own else 0.0
-        gaps = query.dot(self._doubled)
+        inner = products(query.reshape(1, -1), self._with_mean)[0]
+        mean = float(inner[-1]) + self._mean_square + own
+        gaps = inner[:-1]
         gaps += self._squares
-        # The mean of products is the product with the mean.
-        mean = float(query.dot(self._mean_doubled)) + self._mean_square + own
         return (float(gaps.min()) + own) / max(mean, _TINY)
 
 
