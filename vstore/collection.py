@@ -226,8 +226,12 @@ class Collection:
             InvalidInput: it has other fields than the collection has now.
             WriterFenced, StorageError: nothing changed.
         """
-        with self._writing() as writer, Collection(self._name, self._parts, at) as snapshot:
-            return writer.restore(snapshot._view())
+        with self._writing() as writer:
+            snapshot = Collection(self._name, self._parts, at)
+            version = writer.restore(snapshot._view())
+            # After a failure the lease stays until it ends: the commit may land yet.
+            snapshot.close()
+            return version
 
     # Reading.
 

@@ -224,3 +224,34 @@ def test_on_a_folder_whose_temporary_files_were_left_behind(tmp_path):
                 possible = possible[1:]
         assert len(possible) == 2, "the store died before the script's end"
         assert place.contents() in possible
+
+
+class LateCommits(FailingStore):
+    """Says that a manifest's put failed, and does it when the test says so."""
+
+    late: Callable[[], None] | None = None
+
+    def put_if_absent(self, key, data):
+        if key.startswith("catalog/") and self.n_calls > self.n >= 0:
+            self.n = -1
+            self.late = lambda: self.store.put_if_absent(key, data)
+            raise StoreUnavailable("the answer was lost on cue")
+        super().put_if_absent(key, data)
+
+
+def test_orphans_of_a_commit_that_may_land_yet_are_left_alone():
+    place = Place(settings=SETTINGS)
+    store = LateCommits(place.store)
+    writer = place.writer(store)
+    writer.upsert(rows_of([1, 2, 3]))
+    store.n = 0
+    with pytest.raises(StoreUnavailable):
+        writer.flush()
+    assert writer.collect().orphans == ()
+    store.late()
+    assert place.contents() == model_of(rows_of([1, 2, 3])), "the shard that it names is there"
+    writer.upsert(rows_of([4]))
+    writer.flush()
+    assert contents(writer.view()) == place.contents() == model_of(rows_of([1, 2, 3, 4]))
+    assert len(writer.collect().orphans) == 1, "the shard of the flush that met the late commit"
+    assert place.contents() == model_of(rows_of([1, 2, 3, 4]))

@@ -303,7 +303,7 @@ class Simulation:
         if picked is None or picked[1]._upkeep.locked():
             return
         name, writer = picked
-        act = str(self.rng.choice(["flush", "flush", "compact", "maintain"]))
+        act = str(self.rng.choice(["flush", "flush", "compact", "maintain", "collect"]))
         self.attempt(name, getattr(writer, act))
         self.check_view(writer.view())
 

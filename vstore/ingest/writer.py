@@ -81,6 +81,7 @@ class Writer(Generic[S]):
         self._lock = threading.Lock()
         self._upkeep = threading.Lock()
         self._tail: Tail[S] | None = None
+        self._commit_unsettled = False
         self._queue = WriteQueue()
         self._closed = False
         self._n_flush_again = 0
@@ -440,11 +441,14 @@ class Writer(Generic[S]):
             shards=self._shard_writer.entries(old, shards) if entries is None else entries,
             properties=with_fences(old.properties, view.fences),
         )
+        self._commit_unsettled = True
         try:
             commit(self._catalog, manifest)
         except CommitConflict:
             self._reload(old.version)
+            self._commit_unsettled = False
             return False
+        self._commit_unsettled = False
         known = {shard.shard.entry.shard_id for shard in view.shards} if entries is None else set()
         fresh = tail.catch_up([shard for shard in shards if shard.shard.entry.shard_id not in known])
         with self._lock:
@@ -489,5 +493,6 @@ class Writer(Generic[S]):
             settings.retention_s,
             settings.clock,
             dry_run=dry_run,
-            writer_epoch=manifest.writer_epoch,
+            # A commit that failed may land yet, and then names what is an orphan now.
+            writer_epoch=None if self._commit_unsettled else manifest.writer_epoch,
         )
