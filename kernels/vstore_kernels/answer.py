@@ -55,7 +55,7 @@ class ResidentShard:
         ValueError: shapes that do not agree, or blocks that are not resident.
     """
 
-    __slots__ = ("_keep", "arguments", "d", "n", "n_clusters", "tables")
+    __slots__ = ("_keep", "arguments", "d", "n", "n_clusters", "sizes", "tables")
 
     def __init__(
         self,
@@ -96,6 +96,8 @@ class ResidentShard:
                 f"{vector_table.size} vector blocks of {1 << vector_shift} rows do not cover {tables.n} rows"
             )
         self.n, self.d, self.n_clusters, self.tables = tables.n, params.d, K, tables
+        self.sizes = (tables.n, tables.M0, tables.block_shift, K, params.width, params.bits)
+        """What scratch depends on."""
         self._keep = (upper, params)
         self.arguments = (
             tables.list_table,
@@ -135,12 +137,14 @@ class AnswerScratch:
 
     __slots__ = (
         "_addresses",
+        "_arguments",
         "_bound_nodes",
         "_bounds",
         "_cluster_gaps",
         "_cluster_heap",
         "_cluster_heap_gaps",
         "_factors",
+        "_fits",
         "_kept",
         "_packed",
         "_rotated",
@@ -150,6 +154,8 @@ class AnswerScratch:
 
     def __init__(self) -> None:
         self._search = SearchScratch()
+        self._fits: tuple[object, ...] = ()
+        self._arguments: tuple[object, ...] = ()
         self._factors = apart(N_FACTORS, np.float32)
         self._rotated, self._packed = np.empty(0, np.float32), np.empty(0, np.uint64)
         self._cluster_gaps, self._cluster_heap_gaps = np.empty(0, np.float32), np.empty(0, np.float32)
@@ -165,8 +171,13 @@ class AnswerScratch:
         self, shard: ResidentShard, m: int, ef: int, n_seeds: int, k: int, mode: int
     ) -> tuple[object, ...]:
         """Make room for a call of `m` queries and return its scratch arguments."""
-        search, params = self._search, shard.params
+        search = self._search
+        need = (shard.sizes, ef, n_seeds, k, mode)
+        if need == self._fits and search.epoch + m < _LAST_EPOCH:
+            search.epoch += m
+            return (search.epoch - m + 1, *self._arguments)
         search.fit(shard.tables, n_seeds, ef, mode)
+        params = shard.params
         if search.epoch + m > _LAST_EPOCH:
             search.visited[:] = 0
             search.epoch = 1
@@ -186,8 +197,8 @@ class AnswerScratch:
             self._addresses = np.empty(ef, np.int64)
         if self._bounds.size < k:
             self._bound_nodes, self._bounds = apart(k, np.int32), apart(k, np.float32)
-        return (
-            epoch,
+        self._fits = need
+        self._arguments = (
             search.state,
             search.counters,
             search.beam_nodes,
@@ -214,6 +225,7 @@ class AnswerScratch:
             self._kept,
             self._addresses,
         )
+        return (epoch, *self._arguments)
 
 
 def answer(
@@ -247,9 +259,9 @@ def answer(
         k: answers wanted.
         n_matching: how many nodes pass.
         scratch: mutated; not shared by threads.
-        out_ids: int32 [m, k], written where answered: node ids, nearest first; further places are left alone.
-        out_distances: float32 [m, k], exact, as `exact_distances` gives them.
-        counters: int64 [m, N_COUNTERS], written where answered.
+        out_ids: int32 [m, k], written: node ids, nearest first, then (and where not answered) NO_NODE.
+        out_distances: float32 [m, k], written: exact, as `exact_distances` gives them; infinite beyond.
+        counters: int64 [m, N_COUNTERS], written; zeros where vectors lack.
         status: uint8 [m]: ANSWERED, LACKS_VECTORS or TOO_FEW.
 
     Raises:

@@ -19,6 +19,7 @@ from vstore_kernels.layout import (
     N_HOPS,
     N_RESCORED,
     N_SKIPPED,
+    NO_NODE,
     SCAN,
     TOO_FEW,
 )
@@ -112,6 +113,11 @@ def answer_rows(
     wish = Wish(mode, ef, n_seeds, n_candidates, k, n_matching)
     code = QueryView(packed, factors, bits, width, bias_at)
     for i in range(queries.shape[0]):
+        for t in range(k):
+            out_ids[i, t] = NO_NODE
+            out_distances[i, t] = np.inf
+        for c in range(out_counters.shape[1]):
+            out_counters[i, c] = 0
         counters[:] = 0
         state[:] = 0
         prepare_into(queries[i], center, scale, inflation, kind, bits, flips, rotated, packed, factors)
@@ -120,7 +126,7 @@ def answer_rows(
         status[i] = _settle(
             queries[i], code, wish, shard, tables, search, buffers, found, out_ids[i], out_distances[i]
         )
-        if status[i] == ANSWERED:
+        if status[i] != LACKS_VECTORS:
             for c in range(out_counters.shape[1]):
                 out_counters[i, c] = counters[c]
 # fmt: on

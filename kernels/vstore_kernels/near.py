@@ -37,6 +37,63 @@ def products(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray
     return out
 
 
+def novelty(
+    queries: NDArray[np.float32], centroids: NDArray[np.float32], directions: bool
+) -> NDArray[np.float32]:
+    """Return how unlike the centroids' rows queries are, float32 [m]: the squared distance to the nearest
+    centroid over the mean squared distance to all.
+
+    Args:
+        queries: float32 [m, d], raw.
+        centroids: float32 [K >= 1, d]; of unit length when `directions`.
+        directions: compare directions alone; a zero query has none, and lies as far from all.
+
+    Raises:
+        TypeError: not float32.
+        ValueError: a wrong shape, or dimensions that do not agree.
+    """
+    if queries.dtype != np.float32 or queries.ndim != 2 or not queries.flags.c_contiguous:
+        gate.array("queries", queries, np.float32, 2)
+    if queries.shape[1] != centroids.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} dimensions, centroids {centroids.shape[1]}; they must agree"
+        )
+    out = np.empty(queries.shape[0], np.float32)
+    _novelty(queries, centroids, directions, out)
+    return out
+
+
+@sum_kernel()
+def _novelty(
+    queries: NDArray[np.float32],
+    centroids: NDArray[np.float32],
+    directions: bool,
+    out: NDArray[np.float32],
+) -> None:
+    for i in range(queries.shape[0]):
+        query = queries[i]
+        shrink = np.float32(1)
+        if directions:
+            square = np.float32(0)
+            for j in range(query.shape[0]):
+                square += query[j] * query[j]
+            shrink = np.float32(0)
+            if square > np.float32(0):
+                shrink = np.float32(1) / np.float32(np.sqrt(square))
+        least = np.float32(np.inf)
+        total = np.float32(0)
+        for c in range(centroids.shape[0]):
+            row = centroids[c]
+            gap = np.float32(0)
+            for j in range(query.shape[0]):
+                apart = query[j] * shrink - row[j]
+                gap += apart * apart
+            least = min(least, gap)
+            total += gap
+        mean = total / np.float32(centroids.shape[0])
+        out[i] = least / mean if mean > np.float32(0) else np.float32(0)
+
+
 @sum_kernel()
 def _products(queries: NDArray[np.float32], rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     for i in range(queries.shape[0]):

@@ -194,12 +194,14 @@ def test_status_too_few_scans_the_rest(store, force, by_pipeline, monkeypatch):
             rest["status"][::3] = resident.layout.TOO_FEW
 
     force("cluster_acorn")
+    # All queries in one kernel call, so that it is one in three of them.
+    monkeypatch.setattr("vstore.query.batch.LEAST_SLICE", 30)
     collection = open_warm(store)
     make_resident(collection)
     whole = collection.search_batch(queries(30), filter=FILTERS["half"])
     monkeypatch.setattr(resident, "answer", lame)
     scanned = collection.search_batch(queries(30), filter=FILTERS["half"])
-    monkeypatch.undo()
+    monkeypatch.setattr(resident, "answer", call)
     force("scan")
     other = vstore.connect(store).collection("c").search_batch(queries(30), filter=FILTERS["half"])
     assert np.array_equal(scanned.ids[::3], other.ids[::3])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -35,14 +35,30 @@ class MemtableRow(NamedTuple):
     document: Document | None
 
 
+class PickedRows:
+    """Rows of resident payload blocks, not looked at yet; it holds the blocks."""
+
+    __slots__ = ("_block_rows", "_blocks", "_ids")
+
+    def __init__(self, blocks: list[Any], ids: list[int], block_rows: int) -> None:
+        self._blocks, self._ids, self._block_rows = blocks, ids, block_rows
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[PayloadRow]:
+        return (block[row % self._block_rows] for block, row in zip(self._blocks, self._ids, strict=True))
+
+
+Rows: TypeAlias = "PickedRows | list[PayloadRow | MemtableRow]"
+
+
 class AnswerRows:
     """The rows of one answer, best first, that hits are made of when someone looks (`HitRows`)."""
 
     __slots__ = ("_distances", "_fields", "_metric", "_rows")
 
-    def __init__(
-        self, rows: list[PayloadRow | MemtableRow], distances: Float32s, metric: Metric, fields: Fields
-    ) -> None:
+    def __init__(self, rows: Rows, distances: Float32s, metric: Metric, fields: Fields) -> None:
         self._rows = rows
         self._distances = distances
         self._metric = metric
@@ -139,7 +155,7 @@ def search_resident(
     planned_at = time.perf_counter()
     parts: list[Found] = []
     for shard, step in zip(ready, steps, strict=True):
-        found = Found.room_for_one(k)
+        found = Found.unwritten(1, k)
         find(shard, step, queries, k, found)
         if found.lacks[0]:
             resident.tell(view.shards, True)
@@ -206,19 +222,17 @@ def _merged(
 
 def _shown_of_one(
     view: View, shard: ReadyShard, found: Found, engine: Engine
-) -> tuple[list[Any], int, ReadMeter | None]:
+) -> tuple[Rows, int, ReadMeter | None]:
     """As `_shown`, for one shard and nothing else, which nearly every answer is."""
     ids = found.node_ids[0].tolist()
     if ids[-1] < 0:
         ids = ids[: ids.index(layout.NO_NODE)]
     payload, block_rows = shard.rows.payload, shard.head.payload_block_rows
     blocks = [row // block_rows for row in ids]
-    try:
-        rows = [payload[block][row % block_rows] for block, row in zip(blocks, ids, strict=True)]
-    except TypeError:
-        # One of the blocks is None: not resident.
+    held = [payload[block] for block in blocks]
+    if None in held:
         return _shown(view, [shard], [(0, row) for row in ids], None, engine)
-    return rows, len(set(blocks)), None
+    return PickedRows(held, ids, block_rows), len(set(blocks)), None
 
 
 def _shown(

@@ -100,14 +100,14 @@ class Found:
     lacks: UInt8s
 
     @classmethod
-    def room_for_one(cls, k: int) -> Found:
-        """Return `room` for one query, in less time."""
-        empty = _EMPTY.get(k)
-        if empty is None:
-            empty = cls.room(1, k)
-            if k <= _SMALL_K:
-                _EMPTY[k] = empty
-        return cls(empty.node_ids.copy(), empty.distances.copy(), empty.counters.copy(), empty.lacks.copy())
+    def unwritten(cls, m: int, k: int) -> Found:
+        """Return arrays of the size for m queries, for a kernel to write."""
+        return cls(
+            np.empty((m, k), np.int32),
+            np.empty((m, k), np.float32),
+            np.empty((m, layout.N_COUNTERS), np.int64),
+            np.empty(m, np.uint8),
+        )
 
     @classmethod
     def room(cls, m: int, k: int) -> Found:
@@ -122,11 +122,6 @@ class Found:
     def part(self, part: slice) -> Found:
         """Return a run of the queries; it shares the arrays."""
         return Found(self.node_ids[part], self.distances[part], self.counters[part], self.lacks[part])
-
-
-_SMALL_K: Final = 1024
-_EMPTY: Final[dict[int, Found]] = {}
-"""Room for one query by k, to be copied."""
 
 
 class _Moment:
@@ -286,9 +281,11 @@ def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found)
         step: the plan of all these queries.
         queries: float32[m, d], C-contiguous, checked.
         k: answers wanted.
-        found: room for m queries, mutated.
+        found: of the size for m queries, written.
     """
     if step.plan.n_matching == 0:
+        found.node_ids[:], found.distances[:] = layout.NO_NODE, np.inf
+        found.counters[:], found.lacks[:] = 0, 0
         return
     _call(ready, step, queries, k, found)
     if len(queries) == 1:

@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from vstore.shard.calibration import costs
 from vstore.types import Float32s, Int32s, Metric
-from vstore_kernels.near import products
+from vstore_kernels.near import novelty
 
 KS: Final = (10, 50, 100)
 """Recall is measured for these k. Smaller ones are read off the first, greater ones wider than the
@@ -126,9 +125,6 @@ class Calibration:
         return tuple(sorted((c for c in self.curves if c.walk == walk), key=lambda c: c.share))
 
 
-_TINY: Final = float(np.finfo(np.float32).tiny)
-
-
 class Coarse:
     """Tells how much a query is like a shard's rows, by a few of its centroids.
 
@@ -149,33 +145,15 @@ class Coarse:
         if metric == "dot":
             coarse = _unit(coarse[:, :-1])
         self._directions = metric != "l2"
-        self._doubled = np.ascontiguousarray(-2 * coarse, np.float32)
-        self._squares = np.einsum("ij,ij->i", coarse, coarse)
-        mean = self._doubled.mean(axis=0, dtype=np.float64).astype(np.float32)
-        # The mean of products is the product with the mean.
-        self._with_mean = np.ascontiguousarray(np.vstack([self._doubled, mean]))
-        self._mean_square = float(self._squares.mean())
+        self._centroids = np.ascontiguousarray(coarse, np.float32)
 
     def novelty(self, queries: Float32s) -> Float32s:
         """Return float32[m] for queries (float32[m, d], raw)."""
-        if self._directions:
-            queries = _unit(queries)
-        own = np.einsum("ij,ij->i", queries, queries)
-        gaps = products(np.ascontiguousarray(queries), self._doubled) + self._squares
-        nearest, mean = gaps.min(axis=1) + own, gaps.mean(axis=1) + own
-        return np.asarray(nearest / np.maximum(mean, np.finfo(np.float32).tiny), np.float32)
+        return novelty(np.ascontiguousarray(queries), self._centroids, self._directions)
 
     def novelty_of(self, query: Float32s) -> float:
-        """Return `novelty` of one query (float32[d], raw), in less time."""
-        own = float(query.dot(query))
-        if self._directions:
-            query = query / np.float32(math.sqrt(own) or 1.0)
-            own = 1.0 if own else 0.0
-        inner = products(query.reshape(1, -1), self._with_mean)[0]
-        mean = float(inner[-1]) + self._mean_square + own
-        gaps = inner[:-1]
-        gaps += self._squares
-        return (float(gaps.min()) + own) / max(mean, _TINY)
+        """Return `novelty` of one query (float32[d], raw)."""
+        return float(novelty(query.reshape(1, -1), self._centroids, self._directions)[0])
 
 
 def _unit(rows: Float32s) -> Float32s:
