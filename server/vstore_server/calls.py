@@ -19,7 +19,7 @@ from vstore.database import check_schema
 from vstore.errors import Closed, InvalidDocument, InvalidInput, InvalidSetting
 from vstore.filters import FilterLike, compile_filter
 from vstore.ingest.inputs import as_documents, as_keys, as_vectors, row_batch
-from vstore.query.request import check_k, search_request
+from vstore.query.request import CompiledFilters, check_k, search_request
 from vstore.rerank.stage import apply, as_stages, check_depth, depth_of
 from vstore.types import Document, Schema
 from vstore_server import messages
@@ -259,7 +259,9 @@ class CollectionCalls:
         named = _named_stages(rerank)
         stages = () if named else as_stages(rerank, rerank_depth)
         wanted = check_k(k)
-        request = search_request(query, depth_of(stages, wanted), filter, recall, ef, self.schema)
+        request = search_request(
+            query, depth_of(stages, wanted), filter, recall, ef, self.schema, CompiledFilters(self.schema)
+        )
         message = self._message(request.filter)
         message |= {"query": request.query, "k": request.k, "recall": request.recall, "ef": request.ef}
         if named:
@@ -285,7 +287,7 @@ class CollectionCalls:
         matrix = as_vectors(queries, dim=self.schema.dim, metric=self.schema.metric, what="query")
         message = self._message(filter)
         if len(matrix):
-            search_request(matrix[0], k, None, recall, ef, self.schema)
+            search_request(matrix[0], k, None, recall, ef, self.schema, CompiledFilters(self.schema))
         message |= {
             "queries": matrix,
             "k": check_k(k),
@@ -296,7 +298,7 @@ class CollectionCalls:
 
     def explain(self, query: Any, k: int, filter: FilterLike, recall: float, ef: int | None) -> Call[Receipt]:
         """Return the call of `explain`."""
-        request = search_request(query, k, filter, recall, ef, self.schema)
+        request = search_request(query, k, filter, recall, ef, self.schema, CompiledFilters(self.schema))
         message = self._message(request.filter)
         message |= {"query": request.query, "k": request.k, "recall": request.recall, "ef": request.ef}
         return Call("Explain", message, lambda answer: messages.read_receipt(read_value(answer, "receipt")))

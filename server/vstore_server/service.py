@@ -191,8 +191,8 @@ class Service:
         for setting, value in index.items():
             if setting not in known:
                 raise InvalidSetting(f"index has no setting {setting!r}{nearest(str(setting), known)}")
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidSetting(f"index: {setting} is {value!r}; it must be a whole number")
+            if not isinstance(value, int | float | str):
+                raise InvalidSetting(f"index: {setting} is {value!r}; it must be a number, text or a flag")
         metric_name: Any = metric
         made = self.database.create_collection(
             name, dim=dim, metric=metric_name, fields=fields, index=IndexSettings(**index)

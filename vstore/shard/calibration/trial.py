@@ -19,6 +19,9 @@ from vstore_kernels.clusters import ClusterOrder
 from vstore_kernels.codes import CodeParams
 
 WIDEST: Final = 8
+NARROW: Final = 4
+NARROW_FROM: Final = 64
+"""Dimensions from which codes of NARROW bits are the default: below, they are padded to as many bytes."""
 _EF: Final = 128
 _CANDIDATES: Final = 40
 _QUERIES: Final = 64
@@ -71,7 +74,7 @@ class CodeTrial:
                 if found[-1][1] >= self._index.codes_recall:
                     break
         else:
-            guide = self._guide(graph, self._index.codes)
+            guide = self._guide(graph, self._bits())
         self._chosen = guide.params, guide.encoded
         if self._index.calibrate:
             measured = calibrate(guide, held_out, seed=self._index.seed, n_threads=self._n_threads)
@@ -81,10 +84,16 @@ class CodeTrial:
         """Return the code parameters and uint8[n, row_bytes]; "auto" without a measurement takes the
         widest."""
         if self._chosen is None:
-            bits = WIDEST if self._index.codes == "auto" else self._index.codes
-            params = codes.train_codes(self._vectors, self._metric, bits)
+            params = codes.train_codes(self._vectors, self._metric, self._bits())
             self._chosen = params, codes.encode(self._vectors, params)
         return self._chosen
+
+    def _bits(self) -> int:
+        """Return the width of codes that no measurement chooses."""
+        wanted = self._index.codes
+        if wanted == "default":
+            return NARROW if self._vectors.shape[1] >= NARROW_FROM else WIDEST
+        return WIDEST if wanted == "auto" else wanted
 
     def _guide(self, graph: HNSWGraph, bits: int) -> Guide:
         params = codes.train_codes(self._vectors, self._metric, bits)
