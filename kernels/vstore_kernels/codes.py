@@ -197,6 +197,55 @@ def encode(vectors: NDArray[np.float32], params: CodeParams) -> NDArray[np.uint8
     return out
 
 
+def residuals(vectors: NDArray[np.float32], params: CodeParams) -> NDArray[np.float32]:
+    """Return what codes of fewer than 8 bits stand for: float32 [n, params.width], relative to the mean and
+    rotated, of `vectors` (float32 [n, d]).
+
+    Raises:
+        TypeError: not float32.
+        ValueError: a wrong shape, or params of 8 bits, which have no rotation.
+    """
+    gate.array("vectors", vectors, np.float32, 2)
+    if params.bits == 8 or vectors.shape[1] != params.d:
+        raise ValueError(
+            f"vectors have {vectors.shape[1]} dimensions, params {params.d} of {params.bits} bits; "
+            "they must agree, and bits be fewer than 8"
+        )
+    return rotate(_normalised(vectors, params.metric) - params.center)
+
+
+def rotated_center(params: CodeParams) -> NDArray[np.float32]:
+    """Return the rotated mean of codes of fewer than 8 bits, float32 [params.width]."""
+    center: NDArray[np.float32] = rotate(params.center[None])[0]
+    return center
+
+
+def decode(encoded: NDArray[np.uint8], params: CodeParams) -> NDArray[np.float32]:
+    """Return the residuals, float32 [n, params.width], that codes of fewer than 8 bits stand for.
+
+    Raises:
+        TypeError: not uint8.
+        ValueError: a wrong shape, or params of 8 bits.
+    """
+    gate.array("encoded", encoded, np.uint8, 2)
+    if params.bits == 8 or encoded.shape[1] != params.row_bytes:
+        raise ValueError(
+            f"rows have {encoded.shape[1]} bytes, params {params.row_bytes} of {params.bits} bits; "
+            "they must agree, and bits be fewer than 8"
+        )
+    n, bits = len(encoded), params.bits
+    packed = encoded[:, : params.bias_at].reshape(n, -1, CHUNK * bits // 8)
+    if bits == 1:
+        levels = np.unpackbits(packed, axis=2, bitorder="little")
+    else:
+        parts = [packed >> (bits * part) & ((1 << bits) - 1) for part in range(8 // bits)]
+        levels = np.concatenate(parts, axis=2)
+    step = np.ascontiguousarray(encoded[:, params.bias_at + 4 :]).view("<f4")
+    factor = step / (-2 if params.metric == "l2" else -1)
+    middle = np.float32(((1 << bits) - 1) / 2)
+    return np.asarray((levels.reshape(n, -1) - middle) * factor, np.float32)
+
+
 def prepare_query(query: NDArray[np.float32], params: CodeParams) -> QueryCode:
     """Return `query` (float32 [d], raw) made ready for estimates against codes of `params`.
 

@@ -72,6 +72,26 @@ def test_equal_rows_zero_rows_and_single_rows(bits: int, metric: str) -> None:
             np.testing.assert_allclose(got, exact, atol=1e-2, rtol=1e-3)
 
 
+@pytest.mark.parametrize("bits", narrow.BITS)
+@pytest.mark.parametrize("metric", layout.METRICS)
+def test_decoded_residuals_are_as_far_off_as_the_params_say(bits: int, metric: str) -> None:
+    vectors = clustered(500, 70)
+    params = codes.train_codes(vectors, metric, bits)
+    encoded = codes.encode(vectors, params)
+    have, true = codes.decode(encoded, params), codes.residuals(vectors, params)
+    levels = [naive.unpack_codes(row, bits, params.width) for row in encoded[:5]]
+    steps = encoded[:, params.bias_at + 4 :].copy().view("<f4")[:, 0] / (-2 if metric == "l2" else -1)
+    expected = (np.array(levels) - ((1 << bits) - 1) / 2) * steps[:5, None]
+    np.testing.assert_allclose(have[:5], expected, rtol=1e-5)
+    errors = np.sqrt(((have - true) ** 2).mean(axis=1)) / steps
+    assert float(np.sqrt((errors**2).mean())) == pytest.approx(float(params.scale[0]), rel=0.05)
+    plain = codes.train_codes(vectors, metric)
+    with pytest.raises(ValueError, match="fewer than 8"):
+        codes.decode(codes.encode(vectors, plain), plain)
+    with pytest.raises(ValueError, match="fewer than 8"):
+        codes.residuals(vectors, plain)
+
+
 def test_the_step_is_where_the_format_says() -> None:
     vectors = clustered(10, 70)
     params = codes.train_codes(vectors, "l2", 4)

@@ -304,6 +304,8 @@ def _block_rows(section: str, head: ShardHead) -> int:
 def _agree(stored: UInt8s, vectors: Float32s, head: ShardHead) -> bool:
     """Return whether the codes are the vectors', give or take the rounding of another machine."""
     params = head.code_params
+    if params.bits < 8:
+        return _narrow_agree(stored, vectors, params)
     again = codes.encode(np.ascontiguousarray(vectors), params)
     have = stored[:, : params.d].view(np.int8).astype(np.int16)
     want = again[:, : params.d].view(np.int8).astype(np.int16)
@@ -314,3 +316,23 @@ def _agree(stored: UInt8s, vectors: Float32s, head: ShardHead) -> bool:
     bias = np.ascontiguousarray(stored[:, params.d :]).view("<f4")[:, 0]
     exact = ((have * params.scale.astype(np.float64)) ** 2).sum(axis=1)
     return bool(np.allclose(bias, exact, rtol=1e-3, atol=1e-30))
+
+
+def _narrow_agree(stored: UInt8s, vectors: Float32s, params: codes.CodeParams) -> bool:
+    """As `_agree`: another machine may round a sum, and so the grid of a row, differently."""
+    true = codes.residuals(np.ascontiguousarray(vectors), params)
+    have = codes.decode(np.ascontiguousarray(stored), params)
+    factors = np.ascontiguousarray(stored[:, params.bias_at :]).view("<f4").astype(np.float64)
+    steps = np.abs(factors[:, 1]) / (2 if params.metric == "l2" else 1)
+    errors = np.sqrt(((true - have) ** 2).mean(axis=1, dtype=np.float64))
+    lengths = np.sqrt((true**2).mean(axis=1, dtype=np.float64))
+    if (errors > _ERRORS_ALLOWED * params.scale[0] * steps + 1e-3 * lengths).any():
+        return False
+    if params.metric == "l2":
+        return bool(np.allclose(factors[:, 0], (true.astype(np.float64) ** 2).sum(axis=1), rtol=1e-3))
+    mean = codes.rotated_center(params).astype(np.float64)
+    return bool(np.allclose(factors[:, 0], -(true @ mean), rtol=1e-3, atol=1e-3 * float(mean @ mean + 1)))
+
+
+_ERRORS_ALLOWED = 1.7
+"""How many times its usual error a row's code may have; another row's code has more at every width."""
