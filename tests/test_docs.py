@@ -21,6 +21,7 @@ REFERENCE = (ROOT / "docs" / "REFERENCE.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 RUN_HERE = (
     "README.md",
+    "docs/CACHE.md",
     "docs/RERANKING.md",
     "docs/README.md",
     "docs/REFERENCE.md",
