@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from ceph_server import INSTALL, CephServer, missing_binary
 from s3_server import S3Server, find_binary
 
 _numbers = itertools.count()
@@ -34,4 +35,30 @@ def s3_options(s3_server: S3Server) -> dict[str, str]:
 @pytest.fixture
 def s3_url(s3_server: S3Server) -> str:
     """A place in the bucket that no other test uses."""
+    return f"s3://{BUCKET}/place-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def ceph_server() -> Iterator[CephServer]:
+    """A Ceph RadosGW with the bucket `vstore-tests`, for the whole session."""
+    lacking = missing_binary()
+    if lacking is not None:
+        pytest.skip(f"needs Ceph, and there is no {lacking}; run: {INSTALL}")
+    server = CephServer().start()
+    try:
+        server.create_bucket(BUCKET)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def ceph_options(ceph_server: CephServer) -> dict[str, str]:
+    """endpoint_url and credentials of Ceph, as options of `open_store` and `connect`."""
+    return ceph_server.options
+
+
+@pytest.fixture
+def ceph_url(ceph_server: CephServer) -> str:
+    """A place in Ceph's bucket that no other test uses."""
     return f"s3://{BUCKET}/place-{next(_numbers)}"

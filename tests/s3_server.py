@@ -104,7 +104,7 @@ class S3Server:
                 stderr=log,
                 # A Ctrl-C in the terminal must not kill the server before the tests have ended.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def _wait(self) -> None:
@@ -166,7 +166,7 @@ def free_ports(n: int) -> list[int]:
             one.close()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill this process when its parent dies, so that a killed pytest leaves no server."""
     if sys.platform == "linux":
         import ctypes

@@ -68,6 +68,18 @@ class TestSeaweed(StoreSuite):
         store.close()
 
 
+@pytest.mark.s3
+class TestCeph(StoreSuite):
+    n_listed = 1005
+    n_rounds = 2
+
+    @pytest.fixture
+    def store(self, ceph_url, ceph_options):
+        store = open_store(ceph_url, settings=Settings(io_concurrency=8), **ceph_options)
+        yield store
+        store.close()
+
+
 class TestMoto(StoreSuite):
     n_rounds = 3
     n_threads = 8
