@@ -9,7 +9,7 @@ photos.upsert(ids, vectors, [{"year": 2021}, ...])
 hits = photos.search(query, k=10, filter=F.year >= 2020)
 """
 
-from vstore import errors
+from vstore import aio, errors
 from vstore.collection import Collection
 from vstore.database import Database, connect
 from vstore.filters import F
@@ -38,6 +38,7 @@ __all__ = [
     "Settings",
     "VerifyReport",
     "__version__",
+    "aio",
     "connect",
     "errors",
 ]

@@ -13,11 +13,12 @@ import numpy as np
 
 from vstore.catalog import Catalog, layout
 from vstore.catalog.pins import At, Lease, delete_tag, find_snapshot
-from vstore.errors import Closed, InvalidInput, ReadOnly, WriterFenced
+from vstore.errors import Closed, InvalidInput, ReadOnly, StaleRead, WriterFenced
 from vstore.filters import FilterLike, compile_filter
 from vstore.ingest.inputs import as_keys, as_vectors, check_unique, row_batch
 from vstore.ingest.reader import OpenShard, load_view, open_snapshot
 from vstore.ingest.registry import WriterRegistry
+from vstore.ingest.token import VersionToken, parse_token
 from vstore.ingest.update import Missing, as_changes, check_missing, updated_rows
 from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
@@ -27,13 +28,16 @@ from vstore.query.answers import search_resident
 from vstore.query.batch import search_batch
 from vstore.query.request import CompiledFilters, SearchRequest, check_k, search_request
 from vstore.query.resident import ResidentShards
+from vstore.query.scan import Scanned, scan
 from vstore.query.search import Engine, explain, hits_of, rank
 from vstore.rerank.stage import apply, as_stages, depth_of
-from vstore.settings import Settings
+from vstore.settings import IndexSettings, Settings
 from vstore.shard.reader import Shard
 from vstore.types import BatchHits, Hits, Receipt, Record, Schema
 
 Progress = bool | Callable[[int, int], None]
+REFRESH_DELAY_S = 0.01
+"""Between two looks for a version token, at first; it doubles up to twenty times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,21 @@ class Collection:
     def schema(self) -> Schema:
         """Dimension, metric and fields."""
         return self._loaded.schema
+
+    @property
+    def index(self) -> IndexSettings:
+        """How shards are built."""
+        return self._loaded.manifest.index
+
+    @property
+    def version(self) -> int:
+        """The number of the manifest that is read, as in `Database.snapshots`."""
+        return self._view().manifest.version
+
+    @property
+    def version_token(self) -> str:
+        """All that is seen here now, as text; `refresh(at_least=...)` elsewhere waits until it is seen."""
+        return str(VersionToken.of(self._view()))
 
     def __len__(self) -> int:
         return self._view().n_live
@@ -347,10 +366,46 @@ class Collection:
     def _request(self, query: Any, k: Any, filter: FilterLike, recall: Any, ef: Any) -> SearchRequest:
         return search_request(query, k, filter, recall, ef, self.schema, self._filters)
 
+    def scan(self, filter: FilterLike = None) -> Iterator[Record]:
+        """Yield every row, or those that pass a filter, as they are now; later writes change nothing of it.
+
+        Rows are read a bounded number of bytes at a time, past the cache, in no order that means anything.
+        """
+        return (record for batch in self.scan_batches(filter).batches for record in batch)
+
+    def scan_batches(self, filter: FilterLike = None) -> Scanned:
+        """As `scan`, in lists of records, with their number beforehand."""
+        view = self._view()
+        return scan(view, compile_filter(filter, view.schema), self._engine)
+
     # The handle.
 
-    def refresh(self) -> None:
-        """Take in what other connections have published; one that writes is always up to date."""
+    def refresh(self, at_least: str | None = None, *, timeout_s: float = 10.0) -> None:
+        """Take in what other connections have published; one that writes is always up to date.
+
+        Args:
+            at_least: a `version_token`; looks again until what it stands for is seen.
+            timeout_s: how long.
+
+        Raises:
+            StaleRead: it was not seen in time, or belongs to another collection.
+            InvalidSetting: it is no token.
+        """
+        wanted = None if at_least is None else parse_token(at_least)
+        settings = self._parts.settings
+        deadline, delay_s = settings.clock() + timeout_s, REFRESH_DELAY_S
+        self._refresh()
+        while wanted is not None and not wanted.seen_by(VersionToken.of(self._view())):
+            if self._at is not None or settings.clock() + delay_s > deadline:
+                raise StaleRead(
+                    f"collection {self._name!r} is at {self.version_token}; {at_least} was not seen within "
+                    f"{timeout_s} s: wait longer, or is the token another collection's?"
+                )
+            settings.sleep(delay_s)
+            delay_s = min(2 * delay_s, 20 * REFRESH_DELAY_S)
+            self._refresh()
+
+    def _refresh(self) -> None:
         with self._lock:
             self._check_open()
             parts = self._parts

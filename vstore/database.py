@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from vstore.cache import BlockCache, DiskTier
 from vstore.catalog import Catalog
@@ -18,6 +18,7 @@ from vstore.format.manifest import Manifest, ShardEntry
 from vstore.ingest.registry import WriterRegistry
 from vstore.progress import tell_of_compiling
 from vstore.query.search import Engine
+from vstore.remote import SCHEME, server_module
 from vstore.settings import IndexSettings, Settings
 from vstore.shard.builder import ShardBuilder
 from vstore.shard.reader import Shard
@@ -44,13 +45,15 @@ def connect(
     """Open a store, or make ready to create one: nothing is written before the first collection.
 
     Args:
-        uri: a folder ("./data"), "memory://", "s3://bucket/prefix", or an ObjectStore of your own.
+        uri: a folder ("./data"), "memory://", "s3://bucket/prefix", an ObjectStore of your own, or
+            "vstore://host:port": a server, whose client has the same methods and gives the same objects.
         settings: how this process runs it.
         read_only: refuse every write through this connection.
         cache_dir: a folder for the disk tier of the block cache, shared by processes and kept between
             them; none by default.
         options: for s3: endpoint_url, region, access_key_id, secret_access_key, session_token,
-            addressing_style; where absent, boto3's usual chain decides.
+            addressing_style; where absent, boto3's usual chain decides. For a server: token, tls,
+            timeout_s, n_retries, insecure, as `vstore_server.connect` says.
 
     Raises:
         NotAStore: the place holds something else.
@@ -65,7 +68,14 @@ def connect(
                 f"options {sorted(options)} are for a store that connect opens, not for one given"
             )
         return Database(uri, chosen, read_only, cache_dir)
-    store = open_store(os.fspath(uri), settings=chosen, **options)
+    place = os.fspath(uri)
+    if place.startswith(SCHEME):
+        if settings is not None or read_only or cache_dir is not None:
+            raise InvalidSetting(
+                f"settings, read_only and cache_dir are the server's, at {place}: give them to vstore serve"
+            )
+        return cast(Database, server_module().connect(place, **options))
+    store = open_store(place, settings=chosen, **options)
     return Database(store, chosen, read_only, cache_dir)
 
 

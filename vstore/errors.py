@@ -29,6 +29,7 @@
     │   ├── CorruptData            a checksum, magic or bound that does not hold
     │   └── UnsupportedVersion     bytes of a newer format, or with an unknown flag
     ├── WriterFenced (RuntimeError)     another writer has taken the collection over
+    ├── StaleRead (TimeoutError)        a reader did not see a version token in time
     ├── ReadOnly (RuntimeError)         a write through a handle that only reads
     ├── Closed (RuntimeError)           the handle was closed
     ├── MissingDependency (ImportError) an optional extra is needed
@@ -162,6 +163,10 @@ class UnsupportedVersion(FormatError):
 
 class WriterFenced(VstoreError, RuntimeError):
     """Another writer has taken the collection over; reopen it to write again."""
+
+
+class StaleRead(VstoreError, TimeoutError):
+    """A reader did not see the version that a token stands for in time."""
 
 
 class ReadOnly(VstoreError, RuntimeError):

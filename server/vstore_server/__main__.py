@@ -29,6 +29,7 @@ _NUMBERS = {
     "upkeep_threads": "n_upkeep_threads",
     "max_waiting": "max_waiting",
     "refresh_s": "refresh_s",
+    "wait_s": "wait_s",
     "drain_s": "drain_s",
     "slow_ms": "slow_ms",
 }
@@ -38,18 +39,19 @@ _HELP = {
     "upkeep_threads": "threads that flush, compact and warm (default: 2)",
     "max_waiting": "requests that may wait for each of them (default: 256)",
     "refresh_s": "other processes' writes are seen at most this late (default: 1)",
+    "wait_s": "how long a read waits for the version that it asks to see (default: 10)",
     "drain_s": "how long SIGTERM lets running requests finish (default: 30)",
     "slow_ms": "requests that take longer are logged (default: 1000)",
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m vstore_server") -> int:
     """Run the command line and return the exit status: 0 done, 1 a named error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if given[:1] == ["token"]:
-            return _token(given[1:])
-        options = _options(given)
+            return _token(given[1:], program)
+        options = _options(given, program)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
         return asyncio.run(_serve(options))
     except VstoreError as error:
@@ -57,12 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m vstore_server",
+        prog=program,
         description="Serve a store. Every option can also stand in the file of --config (TOML, '_' for '-') "
         f"or the environment as {_ENVIRONMENT}<OPTION>; the command line outranks it.",
-        epilog="python -m vstore_server token --name NAME --role ROLE makes an API token.",
+        epilog=f"{program} token --name NAME --role ROLE makes an API token.",
     )
     parser.add_argument("store", nargs="?", help="a folder, memory://, or s3://bucket/prefix")
     parser.add_argument("--config", help="a TOML file of options, and of [limits]")
@@ -88,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _options(given: Sequence[str]) -> dict[str, Any]:
-    parser = _parser()
+def _options(given: Sequence[str], program: str) -> dict[str, Any]:
+    parser = _parser(program)
     chosen = {name: value for name, value in vars(parser.parse_args(given)).items() if value is not None}
     names = [action.dest for action in parser._actions if action.dest != "help"]
     options: dict[str, Any] = {}
@@ -185,16 +187,16 @@ async def _serve(options: Mapping[str, Any]) -> int:
         address = await server.start()
         arguments = "".join([', token="..."' if len(tokens) else "", ", tls=True" if tls is not None else ""])
         print(f"serving {database.url} at {address}", flush=True)
-        print(f'call it with vstore_server.connect("vstore://{address}"{arguments})', flush=True)
+        print(f'call it with vstore.connect("vstore://{address}"{arguments})', flush=True)
         await stop.wait()
         print("draining", flush=True)
         await server.stop()
     return 0
 
 
-def _token(given: Sequence[str]) -> int:
+def _token(given: Sequence[str], program: str) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m vstore_server token",
+        prog=f"{program} token",
         description="Make an API token. The token goes to stderr, once; its tokens file entry to stdout.",
     )
     parser.add_argument("--name", required=True, help="who it is for; requests queue under this name")

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
 
-from vstore import BatchHits, Hits, IndexSettings, Receipt, Record
+from vstore import IndexSettings, Record
+from vstore.catalog.garbage import Collected
+from vstore.catalog.pins import At, Snapshot
 from vstore.filters import FilterLike
-from vstore.progress import Report, progress_of
+from vstore.progress import progress_of
 from vstore.types import FieldType, Metric, Schema
 from vstore_server import calls
-from vstore_server.calls import Call, CollectionCalls, Welcome, checked_size
-from vstore_server.codec import Limits, encode
+from vstore_server.calls import Call, Parts, Progressed, Request, Welcome
+from vstore_server.codec import Limits
+from vstore_server.collection_calls import CollectionCalls
 from vstore_server.dial import Dial, Source, error_of
 from vstore_server.errors import retry_delay_s
 from vstore_server.messages import path_of
 from vstore_server.settings import ClientTLS
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 async def connect(
@@ -36,7 +41,7 @@ async def connect(
     """As `vstore_server.connect`, on the running event loop."""
     wire = AsyncWire(Dial(url, token, tls, timeout_s, n_retries, insecure))
     try:
-        return AsyncDatabase(wire, await wire.unary(calls.connect_call()))
+        return AsyncDatabase(wire, await wire.run(calls.connect_call()))
     except BaseException:
         await wire.close()
         raise
@@ -57,10 +62,22 @@ class AsyncWire:
             else grpc.aio.secure_channel(dial.target, secure, dial.options)
         )
 
-    async def unary(self, call: Call[T]) -> T:
-        """Send one call and return what its answer means."""
+    async def run(self, request: Request[T]) -> T:
+        """Carry a request of the face out and return what its answer means."""
         calls.check_open(self._closed, "the connection")
-        data = calls.request_bytes(call, self.limits)
+        if isinstance(request, Call):
+            return await self._unary(request)
+        if isinstance(request, Parts):
+            return request.read([ack async for ack in self.stream("UpsertStream", request.requests)])
+        with progress_of(request.progress, request.label, request.unit) as report:
+            progressed = Progressed(request, report)
+            data = calls.request_bytes(request.message, self.limits)
+            async for answer in self.receive(request.method, data):
+                progressed.feed(answer)
+            return progressed.result
+
+    async def _unary(self, call: Call[T]) -> T:
+        data = calls.request_bytes(call.message, self.limits)
         stub = self._channel.unary_unary(path_of(call.method))
         attempt = 0
         while True:
@@ -78,20 +95,17 @@ class AsyncWire:
             return await asyncio.to_thread(calls.read_with, call, answer)
         return calls.read_with(call, answer)
 
-    async def progress(self, method: str, request: dict[str, Any], report: Report) -> Any:
-        """Run a method that reports progress and return its result."""
+    async def receive(self, method: str, data: bytes) -> AsyncIterator[bytes]:
+        """Send one request and yield its answers as they come."""
         calls.check_open(self._closed, "the connection")
-        data = checked_size(encode(request), self.limits)
-        progressed = calls.Progressed(report)
         stream = self._channel.unary_stream(path_of(method))(data, metadata=self.dial.metadata)
         try:
             async for answer in stream:
-                progressed.feed(answer)
+                yield answer
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure) from None
         finally:
             stream.cancel()
-        return progressed.result
 
     async def stream(self, method: str, requests: Iterable[bytes]) -> AsyncIterator[dict[str, Any]]:
         """Send requests as the server takes them and yield its acknowledgements."""
@@ -155,21 +169,29 @@ class AsyncDatabase:
         index: IndexSettings | None = None,
     ) -> AsyncCollection:
         """As `vstore.Database.create_collection`."""
-        schema = await self._wire.unary(calls.create_call(name, dim, metric, fields, index))
-        return AsyncCollection(self._wire, CollectionCalls(name, schema, self._wire.limits))
+        await self._wire.run(calls.create_call(name, dim, metric, fields, index))
+        return await self.collection(name)
 
-    async def collection(self, name: str) -> AsyncCollection:
+    async def collection(self, name: str, *, at: At | None = None) -> AsyncCollection:
         """As `vstore.Database.collection`."""
-        schema = await self._wire.unary(calls.describe_call(name))
-        return AsyncCollection(self._wire, CollectionCalls(name, schema, self._wire.limits))
+        described = await self._wire.run(calls.describe_call(name, at))
+        return AsyncCollection(self._wire, CollectionCalls(name, described, self._wire.limits, at))
 
     async def collections(self) -> list[str]:
         """Return the names of the collections that the token reaches, sorted."""
-        return await self._wire.unary(calls.list_call())
+        return await self._wire.run(calls.list_call())
 
     async def drop_collection(self, name: str) -> None:
         """As `vstore.Database.drop_collection`."""
-        await self._wire.unary(calls.drop_call(name))
+        await self._wire.run(calls.drop_call(name))
+
+    async def snapshots(self, name: str) -> list[Snapshot]:
+        """As `vstore.Database.snapshots`."""
+        return await self._wire.run(calls.snapshots_call(name))
+
+    async def collect_garbage(self, name: str, *, dry_run: bool = False) -> Collected:
+        """As `vstore.Database.collect_garbage`."""
+        return await self._wire.run(calls.collect_call(name, dry_run))
 
     async def close(self) -> None:
         """End the connection."""
@@ -182,6 +204,18 @@ class AsyncDatabase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _carried_out(
+    make: Callable[Concatenate[CollectionCalls, P], Request[T]],
+) -> Callable[Concatenate[AsyncCollection, P], Coroutine[Any, Any, T]]:
+    """Return the method of a collection that carries out what `make` returns for its arguments."""
+
+    @functools.wraps(make)
+    async def method(self: AsyncCollection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._wire.run(make(self._calls, *args, **kwargs))
+
+    return method
 
 
 class AsyncCollection:
@@ -200,7 +234,17 @@ class AsyncCollection:
     @property
     def schema(self) -> Schema:
         """Dimension, metric and fields."""
-        return self._calls.schema
+        return self._calls.described.schema
+
+    @property
+    def index(self) -> IndexSettings:
+        """How shards are built."""
+        return self._calls.described.index
+
+    @property
+    def version_token(self) -> str:
+        """As `RemoteCollection.version_token`."""
+        return self._calls.version_token
 
     def __repr__(self) -> str:
         return f"AsyncCollection({self.name!r}, dim={self.schema.dim}, metric={self.schema.metric!r})"
@@ -210,94 +254,40 @@ class AsyncCollection:
         calls.check_open(self._closed, f"collection {self.name!r}")
         return self._on
 
-    async def upsert(self, ids: Any, vectors: Any, attributes: Any = None, documents: Any = None) -> int:
-        """As `RemoteCollection.upsert`."""
-        wire = self._wire
-        parts = self._calls.upsert(ids, vectors, attributes, documents)
-        if len(parts) == 1:
-            return await wire.unary(self._calls.upsert_call(parts[0]))
-        requests = (self._calls.part_request(number, part) for number, part in enumerate(parts))
-        return sum([ack["n_written"] async for ack in wire.stream("UpsertStream", requests)]) if parts else 0
+    upsert = _carried_out(CollectionCalls.upsert)
+    update = _carried_out(CollectionCalls.update)
+    delete = _carried_out(CollectionCalls.delete)
+    flush = _carried_out(CollectionCalls.flush)
+    compact = _carried_out(CollectionCalls.compact)
+    tag = _carried_out(CollectionCalls.tag)
+    untag = _carried_out(CollectionCalls.untag)
+    restore = _carried_out(CollectionCalls.restore)
+    get = _carried_out(CollectionCalls.get)
+    count = _carried_out(CollectionCalls.count)
+    search = _carried_out(CollectionCalls.search)
+    search_batch = _carried_out(CollectionCalls.search_batch)
+    explain = _carried_out(CollectionCalls.explain)
+    warm = _carried_out(CollectionCalls.warm)
+    refresh = _carried_out(CollectionCalls.refresh)
+
+    async def version(self) -> int:
+        """As `vstore.Collection.version`; asks the server, and so is a method."""
+        return (await self._wire.run(self._calls.describe())).version
 
     async def upsert_stream(self, batches: Iterable[Any]) -> AsyncIterator[int]:
         """As `RemoteCollection.upsert_stream`; each batch is sent when the one before is durable."""
         async for ack in self._wire.stream("UpsertStream", self._calls.stream_requests(batches)):
-            yield int(ack["n_written"])
+            yield self._calls.acknowledged(ack)
 
-    async def delete(self, ids: Any = None, *, filter: FilterLike = None) -> int:
-        """As `vstore.Collection.delete`."""
-        return await self._wire.unary(self._calls.delete(ids, filter))
+    def scan(self, filter: FilterLike = None) -> AsyncIterator[Record]:
+        """As `RemoteCollection.scan`."""
+        return self._scan(self._wire, self._calls.scan_request(filter))
 
-    async def get(self, ids: Any) -> list[Record | None]:
-        """As `vstore.Collection.get`."""
-        return await self._wire.unary(self._calls.get(ids))
-
-    async def count(self, filter: FilterLike = None) -> int:
-        """As `vstore.Collection.count`."""
-        return await self._wire.unary(self._calls.count(filter))
-
-    async def search(
-        self,
-        query: Any,
-        k: int = 10,
-        filter: FilterLike = None,
-        *,
-        recall: float = 0.95,
-        ef: int | None = None,
-        rerank: Any = None,
-        rerank_depth: int | None = None,
-        query_document: Any = None,
-    ) -> Hits:
-        """As `RemoteCollection.search`; a re-ranker that is an object runs on a thread."""
-        asked = self._calls.search(query, k, filter, recall, ef, rerank, rerank_depth, query_document)
-        return await self._wire.unary(asked)
-
-    async def search_batch(
-        self,
-        queries: Any,
-        k: int = 10,
-        filter: FilterLike = None,
-        *,
-        recall: float = 0.95,
-        ef: int | None = None,
-    ) -> BatchHits:
-        """As `vstore.Collection.search_batch`."""
-        return await self._wire.unary(self._calls.search_batch(queries, k, filter, recall, ef))
-
-    async def explain(
-        self,
-        query: Any,
-        k: int = 10,
-        filter: FilterLike = None,
-        *,
-        recall: float = 0.95,
-        ef: int | None = None,
-    ) -> Receipt:
-        """As `vstore.Collection.explain`."""
-        return await self._wire.unary(self._calls.explain(query, k, filter, recall, ef))
-
-    async def flush(self, progress: Report | None = None) -> None:
-        """As `vstore.Collection.flush`."""
-        await self._progress("Flush", progress)
-
-    async def compact(self, progress: Report | None = None) -> None:
-        """As `vstore.Collection.compact`."""
-        await self._progress("Compact", progress)
-
-    async def warm(self, progress: Any = True) -> int:
-        """As `vstore.Collection.warm`: it is the server's cache that is filled."""
-        return int(await self._progress("Warm", progress, f"warming {self.name}"))
-
-    async def refresh(self) -> None:
-        """As `RemoteCollection.refresh`."""
-        await self._wire.unary(self._calls.refresh())
-        self._calls.schema = await self._wire.unary(self._calls.describe())
+    async def _scan(self, wire: AsyncWire, data: bytes) -> AsyncIterator[Record]:
+        async for answer in wire.receive("Scan", data):
+            for record in calls.read_scan(answer):
+                yield record
 
     def close(self) -> None:
         """Release the handle; the connection stays."""
         self._closed = True
-
-    async def _progress(self, method: str, progress: Any, label: str = "") -> Any:
-        wire = self._wire
-        with progress_of(progress, label, unit="bytes") as report:
-            return await wire.progress(method, self._calls.progress_request(method), report)

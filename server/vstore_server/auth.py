@@ -52,7 +52,7 @@ class Token:
         require(
             _HASH.fullmatch(self.hash) is not None,
             f"the hash of token {self.name!r} is not 'sha256:' and 64 hex digits; make one with "
-            "python -m vstore_server token",
+            "vstore serve token",
         )
         require(
             self.role in ROLES,

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
 
-from vstore import BatchHits, Hits, IndexSettings, Receipt, Record
+from vstore import IndexSettings, Record
+from vstore.catalog.garbage import Collected
+from vstore.catalog.pins import At, Snapshot
 from vstore.filters import FilterLike
-from vstore.progress import Report, progress_of
+from vstore.progress import progress_of
 from vstore.settings import Sleep, system_sleep
 from vstore.types import FieldType, Metric, Schema
 from vstore_server import calls
-from vstore_server.calls import Call, CollectionCalls, Welcome, checked_size
-from vstore_server.codec import Limits, encode
+from vstore_server.calls import Call, Parts, Progressed, Request, Welcome
+from vstore_server.codec import Limits
+from vstore_server.collection_calls import CollectionCalls
 from vstore_server.dial import Dial, Source, error_of
 from vstore_server.errors import retry_delay_s
 from vstore_server.messages import path_of
 from vstore_server.settings import ClientTLS
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def connect(
@@ -49,7 +54,7 @@ def connect(
     """
     wire = Wire(Dial(url, token, tls, timeout_s, n_retries, insecure))
     try:
-        return RemoteDatabase(wire, wire.unary(calls.connect_call()))
+        return RemoteDatabase(wire, wire.run(calls.connect_call()))
     except BaseException:
         wire.close()
         raise
@@ -71,10 +76,21 @@ class Wire:
         )
         self._stubs: dict[str, Any] = {}
 
-    def unary(self, call: Call[T]) -> T:
-        """Send one call and return what its answer means."""
+    def run(self, request: Request[T]) -> T:
+        """Carry a request of the face out and return what its answer means."""
         calls.check_open(self._closed, "the connection")
-        data = calls.request_bytes(call, self.limits)
+        if isinstance(request, Call):
+            return self._unary(request)
+        if isinstance(request, Parts):
+            return request.read(list(self.stream("UpsertStream", request.requests)))
+        with progress_of(request.progress, request.label, request.unit) as report:
+            progressed = Progressed(request, report)
+            for answer in self.receive(request.method, calls.request_bytes(request.message, self.limits)):
+                progressed.feed(answer)
+            return progressed.result
+
+    def _unary(self, call: Call[T]) -> T:
+        data = calls.request_bytes(call.message, self.limits)
         stub = self._stubs.get(call.method)
         if stub is None:
             stub = self._stubs[call.method] = self._channel.unary_unary(path_of(call.method))
@@ -92,20 +108,16 @@ class Wire:
             attempt += 1
         return calls.read_with(call, answer)
 
-    def progress(self, method: str, request: dict[str, Any], report: Report) -> Any:
-        """Run a method that reports progress and return its result."""
+    def receive(self, method: str, data: bytes) -> Iterator[bytes]:
+        """Send one request and yield its answers as they come."""
         calls.check_open(self._closed, "the connection")
-        data = checked_size(encode(request), self.limits)
-        progressed = calls.Progressed(report)
         stream = self._channel.unary_stream(path_of(method))(data, metadata=self.dial.metadata)
         try:
-            for answer in stream:
-                progressed.feed(answer)
+            yield from stream
         except grpc.RpcError as failure:
             raise error_of(failure) from None
         finally:
             stream.cancel()
-        return progressed.result
 
     def stream(self, method: str, requests: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         """Send requests as the server takes them and yield its acknowledgements."""
@@ -153,21 +165,29 @@ class RemoteDatabase:
         index: IndexSettings | None = None,
     ) -> RemoteCollection:
         """As `vstore.Database.create_collection`."""
-        schema = self._wire.unary(calls.create_call(name, dim, metric, fields, index))
-        return RemoteCollection(self._wire, CollectionCalls(name, schema, self._wire.limits))
+        self._wire.run(calls.create_call(name, dim, metric, fields, index))
+        return self.collection(name)
 
-    def collection(self, name: str) -> RemoteCollection:
+    def collection(self, name: str, *, at: At | None = None) -> RemoteCollection:
         """As `vstore.Database.collection`."""
-        schema = self._wire.unary(calls.describe_call(name))
-        return RemoteCollection(self._wire, CollectionCalls(name, schema, self._wire.limits))
+        described = self._wire.run(calls.describe_call(name, at))
+        return RemoteCollection(self._wire, CollectionCalls(name, described, self._wire.limits, at))
 
     def collections(self) -> list[str]:
         """Return the names of the collections that the token reaches, sorted."""
-        return self._wire.unary(calls.list_call())
+        return self._wire.run(calls.list_call())
 
     def drop_collection(self, name: str) -> None:
         """As `vstore.Database.drop_collection`."""
-        self._wire.unary(calls.drop_call(name))
+        self._wire.run(calls.drop_call(name))
+
+    def snapshots(self, name: str) -> list[Snapshot]:
+        """As `vstore.Database.snapshots`."""
+        return self._wire.run(calls.snapshots_call(name))
+
+    def collect_garbage(self, name: str, *, dry_run: bool = False) -> Collected:
+        """As `vstore.Database.collect_garbage`."""
+        return self._wire.run(calls.collect_call(name, dry_run))
 
     def close(self) -> None:
         """End the connection."""
@@ -180,6 +200,18 @@ class RemoteDatabase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _carried_out(
+    make: Callable[Concatenate[CollectionCalls, P], Request[T]],
+) -> Callable[Concatenate[RemoteCollection, P], T]:
+    """Return the method of a collection that carries out what `make` returns for its arguments."""
+
+    @functools.wraps(make)
+    def method(self: RemoteCollection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._wire.run(make(self._calls, *args, **kwargs))
+
+    return method
 
 
 class RemoteCollection:
@@ -201,7 +233,17 @@ class RemoteCollection:
     @property
     def schema(self) -> Schema:
         """Dimension, metric and fields."""
-        return self._calls.schema
+        return self._calls.described.schema
+
+    @property
+    def index(self) -> IndexSettings:
+        """How shards are built."""
+        return self._calls.described.index
+
+    @property
+    def version_token(self) -> str:
+        """The newest version that this handle knows of: its reads see it, on whichever server."""
+        return self._calls.version_token
 
     def __len__(self) -> int:
         return self.count()
@@ -214,100 +256,44 @@ class RemoteCollection:
         calls.check_open(self._closed, f"collection {self.name!r}")
         return self._on
 
-    def upsert(self, ids: Any, vectors: Any, attributes: Any = None, documents: Any = None) -> int:
-        """As `vstore.Collection.upsert`; one that exceeds a message is sent as a stream of parts.
+    upsert = _carried_out(CollectionCalls.upsert)
+    update = _carried_out(CollectionCalls.update)
+    delete = _carried_out(CollectionCalls.delete)
+    flush = _carried_out(CollectionCalls.flush)
+    compact = _carried_out(CollectionCalls.compact)
+    tag = _carried_out(CollectionCalls.tag)
+    untag = _carried_out(CollectionCalls.untag)
+    restore = _carried_out(CollectionCalls.restore)
+    get = _carried_out(CollectionCalls.get)
+    count = _carried_out(CollectionCalls.count)
+    search = _carried_out(CollectionCalls.search)
+    search_batch = _carried_out(CollectionCalls.search_batch)
+    explain = _carried_out(CollectionCalls.explain)
+    warm = _carried_out(CollectionCalls.warm)
+    refresh = _carried_out(CollectionCalls.refresh)
 
-        Each part is durable on its own: an error in the middle leaves the parts before it written.
-        """
-        wire = self._wire
-        parts = self._calls.upsert(ids, vectors, attributes, documents)
-        if len(parts) == 1:
-            return wire.unary(self._calls.upsert_call(parts[0]))
-        requests = (self._calls.part_request(number, part) for number, part in enumerate(parts))
-        return sum(ack["n_written"] for ack in wire.stream("UpsertStream", requests)) if parts else 0
+    @property
+    def version(self) -> int:
+        """As `vstore.Collection.version`; asks the server."""
+        return self._wire.run(self._calls.describe()).version
 
     def upsert_stream(self, batches: Iterable[Any]) -> Iterator[int]:
-        """Write batches as they come and yield, for each that is durable, the number of rows written.
+        """Upsert batch after batch; yield the number of rows of each when it is durable.
 
         Args:
-            batches: tuples of the arguments of `upsert`. One that exceeds a message is split, and each
+            batches: tuples (ids, vectors[, attributes[, documents]]); a large one is sent in parts, and each
                 part acknowledged. They are asked for no faster than the server takes them.
         """
         for ack in self._wire.stream("UpsertStream", self._calls.stream_requests(batches)):
-            yield int(ack["n_written"])
+            yield self._calls.acknowledged(ack)
 
-    def delete(self, ids: Any = None, *, filter: FilterLike = None) -> int:
-        """As `vstore.Collection.delete`."""
-        return self._wire.unary(self._calls.delete(ids, filter))
+    def scan(self, filter: FilterLike = None) -> Iterator[Record]:
+        """As `vstore.Collection.scan`; rows are sent no faster than they are taken."""
+        return self._scan(self._wire, self._calls.scan_request(filter))
 
-    def get(self, ids: Any) -> list[Record | None]:
-        """As `vstore.Collection.get`."""
-        return self._wire.unary(self._calls.get(ids))
-
-    def count(self, filter: FilterLike = None) -> int:
-        """As `vstore.Collection.count`."""
-        return self._wire.unary(self._calls.count(filter))
-
-    def search(
-        self,
-        query: Any,
-        k: int = 10,
-        filter: FilterLike = None,
-        *,
-        recall: float = 0.95,
-        ef: int | None = None,
-        rerank: Any = None,
-        rerank_depth: int | None = None,
-        query_document: Any = None,
-    ) -> Hits:
-        """As `vstore.Collection.search`.
-
-        `rerank` may also be the name of one of the server's re-rankers, a dict {"model": name, "depth":
-        ...} or a list of these; then it runs there. An object runs here, on the hits' documents.
-        """
-        asked = self._calls.search(query, k, filter, recall, ef, rerank, rerank_depth, query_document)
-        return self._wire.unary(asked)
-
-    def search_batch(
-        self,
-        queries: Any,
-        k: int = 10,
-        filter: FilterLike = None,
-        *,
-        recall: float = 0.95,
-        ef: int | None = None,
-    ) -> BatchHits:
-        """As `vstore.Collection.search_batch`."""
-        return self._wire.unary(self._calls.search_batch(queries, k, filter, recall, ef))
-
-    def explain(
-        self,
-        query: Any,
-        k: int = 10,
-        filter: FilterLike = None,
-        *,
-        recall: float = 0.95,
-        ef: int | None = None,
-    ) -> Receipt:
-        """As `vstore.Collection.explain`."""
-        return self._wire.unary(self._calls.explain(query, k, filter, recall, ef))
-
-    def flush(self, progress: Report | None = None) -> None:
-        """As `vstore.Collection.flush`."""
-        self._progress("Flush", progress)
-
-    def compact(self, progress: Report | None = None) -> None:
-        """As `vstore.Collection.compact`."""
-        self._progress("Compact", progress)
-
-    def warm(self, progress: Any = True) -> int:
-        """As `vstore.Collection.warm`: it is the server's cache that is filled."""
-        return int(self._progress("Warm", progress, f"warming {self.name}"))
-
-    def refresh(self) -> None:
-        """Have the server take in what other processes have published, and read the schema again."""
-        self._wire.unary(self._calls.refresh())
-        self._calls.schema = self._wire.unary(self._calls.describe())
+    def _scan(self, wire: Wire, data: bytes) -> Iterator[Record]:
+        for answer in wire.receive("Scan", data):
+            yield from calls.read_scan(answer)
 
     def close(self) -> None:
         """Release the handle; the connection stays."""
@@ -320,8 +306,3 @@ class RemoteCollection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _progress(self, method: str, progress: Any, label: str = "") -> Any:
-        wire = self._wire
-        with progress_of(progress, label, unit="bytes") as report:
-            return wire.progress(method, self._calls.progress_request(method), report)

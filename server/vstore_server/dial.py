@@ -42,7 +42,7 @@ class Dial:
         require(self.n_retries >= 0, f"n_retries is {self.n_retries}; it must be 0 or more")
         require(
             self.token is None or (self.token.isascii() and self.token.isprintable()),
-            "the token has characters that no token has; pass it as python -m vstore_server token printed it",
+            "the token has characters that no token has; pass it as vstore serve token printed it",
         )
         require(
             self.token is None or bool(self.tls) or self.insecure or is_local(self.target),

@@ -86,6 +86,8 @@ _STATUS: dict[type[BaseException], str] = {
     errors.FilterError: "INVALID_ARGUMENT",
     errors.CollectionExists: "ALREADY_EXISTS",
     errors.CollectionNotFound: "NOT_FOUND",
+    errors.SnapshotNotFound: "NOT_FOUND",
+    errors.StaleRead: "UNAVAILABLE",
     errors.StorageError: "INTERNAL",
     errors.AccessDenied: "FAILED_PRECONDITION",
     errors.BucketNotFound: "FAILED_PRECONDITION",

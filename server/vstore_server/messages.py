@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vstore.catalog.pins import Snapshot
 from vstore.errors import nearest
 from vstore.format.columns import Column, column_values
 from vstore.format.rows import RowBatch
+from vstore.ingest.update import Changes
 from vstore.types import BatchHits, Float32s, Hit, Hits, Key, Receipt, Record, RerankReport, Schema
 from vstore_server.codec import Message, is_array, pack_array, unpack_array
 from vstore_server.errors import MalformedMessage, ProtocolError
 
-PROTOCOL = {"major": 1, "minor": 0}
+PROTOCOL = {"major": 1, "minor": 1}
 SERVICE = "vstore.v1.Store"
 
 _REQUIRED: Any = object()
@@ -74,6 +77,17 @@ class Reader:
     def items(self, name: str, default: list[Any] | None = _REQUIRED) -> Any:
         """Return a list, or the default where the field is absent or nil."""
         return self._typed(name, (list,), default)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Return a bool, or the default where the field is absent or nil."""
+        value = self._take(name, default)
+        if not isinstance(value, bool):
+            raise self._ill_typed(name, value, "a bool")
+        return value
+
+    def at(self, name: str, required: bool = False) -> Any:
+        """Return a snapshot: a version (int), a tag (str), a time (float or timestamp); None where absent."""
+        return self._typed(name, (int, float, str, datetime), _REQUIRED if required else None)
 
     def array(self, name: str, ndim: int) -> npt.NDArray[Any]:
         """Return a float32 array of `ndim` dimensions."""
@@ -139,6 +153,18 @@ def rows_message(rows: RowBatch) -> Message:
     if rows.documents is not None:
         message["documents"] = list(rows.documents)
     return message
+
+
+def changes_message(changes: Changes, n: int) -> Any:
+    """Return checked changes of n rows as attributes: columns, or maps where rows change other fields."""
+    if all(given.all() for given in changes.given.values()):
+        return {name: _column(column) for name, column in changes.columns.items()}
+    rows: list[Message] = [{} for _ in range(n)]
+    for name, column in changes.columns.items():
+        for row, given, value in zip(rows, changes.given[name].tolist(), column_values(column), strict=True):
+            if given:
+                row[name] = value
+    return rows
 
 
 def slice_rows(message: Message, start: int, stop: int) -> Message:
@@ -221,30 +247,58 @@ def read_batch(message: Message) -> BatchHits:
     return BatchHits(ids, scores, [read_receipt(receipt) for receipt in _field(message, "receipts")])
 
 
+def snapshots_message(snapshots: Sequence[Snapshot]) -> Message:
+    """Return the versions that can be opened, as columns."""
+    return {
+        "versions": [snapshot.version for snapshot in snapshots],
+        "created_at": [snapshot.created_at for snapshot in snapshots],
+        "rows": [snapshot.n_rows for snapshot in snapshots],
+        "tags": [list(snapshot.tags) for snapshot in snapshots],
+    }
+
+
+def read_snapshots(message: Message) -> list[Snapshot]:
+    """Return the answer of a `Snapshots`."""
+    columns = _columns(message, ("versions", "created_at", "rows", "tags"))
+    rows = zip(*columns, strict=True)
+    return [Snapshot(version, created_at, n, tuple(tags)) for version, created_at, n, tags in rows]
+
+
 def records_message(records: Sequence[Record | None], dim: int) -> Message:
     """Return what `get` found: `found` bool[n], and the fields of the records that were."""
     held = [record for record in records if record is not None]
-    vectors = np.stack([r.vector for r in held]) if held else np.empty((0, dim), np.float32)
+    found = np.array([record is not None for record in records], dtype=np.bool_)
+    return {"found": found, **batch_of_records(held, dim)}
+
+
+def batch_of_records(records: Sequence[Record], dim: int) -> Message:
+    """Return records as columns: ids, vectors float32 (n, dim), attributes and documents."""
     return {
-        "found": np.array([record is not None for record in records], dtype=np.bool_),
-        "ids": [record.id for record in held],
-        "vectors": vectors,
-        "attributes": [record.attributes for record in held],
-        "documents": [record.document for record in held],
+        "ids": [record.id for record in records],
+        "vectors": np.stack([r.vector for r in records]) if records else np.empty((0, dim), np.float32),
+        "attributes": [record.attributes for record in records],
+        "documents": [record.document for record in records],
     }
 
 
 def read_records(message: Message) -> list[Record | None]:
     """Return the answer of a `Get`: a record, or None, for each id."""
+    records = read_batch_of_records(message)
+    held, found = iter(records), _answer_array(message, "found")
+    if int(found.sum()) != len(records):
+        raise ProtocolError(
+            f"the answer has {len(records)} records and says that {int(found.sum())} were found"
+        )
+    return [next(held) if there else None for there in found.tolist()]
+
+
+def read_batch_of_records(message: Message) -> list[Record]:
+    """Return the records of a message that has them as columns."""
     vectors = _answer_array(message, "vectors").copy()
     ids, attributes, documents = _columns(message, ("ids", "attributes", "documents"))
     if len(vectors) != len(ids):
         raise ProtocolError(f"the answer has {len(ids)} ids and {len(vectors)} vectors")
-    held = iter([Record(*row) for row in zip(ids, vectors, attributes, documents, strict=True)])
-    found = _answer_array(message, "found")
-    if int(found.sum()) != len(ids):
-        raise ProtocolError(f"the answer has {len(ids)} records and says that {int(found.sum())} were found")
-    return [next(held) if there else None for there in found.tolist()]
+    return [Record(*row) for row in zip(ids, vectors, attributes, documents, strict=True)]
 
 
 def receipt_message(receipt: Receipt) -> Message:

@@ -9,23 +9,26 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
 from vstore import Database
-from vstore.errors import InvalidSetting
+from vstore.errors import InvalidSetting, StaleRead
 from vstore_server import errors, health
 from vstore_server.auth import Caller, Tokens, check_listen
 from vstore_server.codec import encode
 from vstore_server.errors import ServerUnavailable
 from vstore_server.lanes import Lane
 from vstore_server.messages import SERVICE
-from vstore_server.service import METHODS, Call, Method, Service
+from vstore_server.methods import METHODS, Call, Method
+from vstore_server.service import Service
 from vstore_server.settings import ServerSettings, ServerTLS
 
+T = TypeVar("T")
 log = logging.getLogger("vstore_server")
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_STALE_DELAY_S = 0.01
 _STREAM_SLACK = 64
 """RPCs beside those that lanes bound: health checks, and streams between two messages."""
 
@@ -101,6 +104,7 @@ class Server:
             await self._server.stop(self._settings.drain_s if grace_s is None else grace_s)
         for lane in self._lanes.values():
             await lane.close()
+        await asyncio.to_thread(self._service.close)
 
     def _listen(self) -> int:
         chosen = self._settings.listen
@@ -126,6 +130,7 @@ class Server:
         make = {
             "unary": lambda method: grpc.unary_unary_rpc_method_handler(self._unary(method)),
             "progress": lambda method: grpc.unary_stream_rpc_method_handler(self._progress(method)),
+            "scan": lambda method: grpc.unary_stream_rpc_method_handler(self._scan(method)),
             "stream": lambda method: grpc.stream_stream_rpc_method_handler(self._stream(method)),
         }
         return {name: make[method.kind](method) for name, method in METHODS.items()}
@@ -203,9 +208,42 @@ class Server:
 
         return handle
 
+    def _scan(self, method: Method) -> Callable[[bytes, Any], AsyncIterator[bytes]]:
+        async def handle(data: bytes, context: Any) -> AsyncIterator[bytes]:
+            call: Call | None = None
+            try:
+                call = Call(self._caller(method, context))
+                asked = call
+                batches = await self._job(method, call, lambda: self._service.scan(data, asked))
+                # A thread reads one batch and is free again while HTTP/2 waits for a slow reader.
+                while (answer := await self._job(method, call, lambda: next(batches, None))) is not None:
+                    yield answer
+            except Exception as error:
+                await self._abort(context, method, error)
+            finally:
+                if call is not None:
+                    call.cancel()
+
+        return handle
+
     async def _run(self, method: Method, data: bytes, call: Call) -> bytes:
-        lane = self._lanes[method.lane]
-        return await lane.run(call.caller.tenant, lambda: self._service.answer(method.name, data, call))
+        return await self._job(method, call, lambda: self._service.answer(method.name, data, call))
+
+    async def _job(self, method: Method, call: Call, job: Callable[[], T]) -> T:
+        """Run a job on its lane; where it asks for a version that is not there yet, again a moment later.
+
+        Its thread serves others meanwhile.
+        """
+        lane, loop = self._lanes[method.lane], asyncio.get_running_loop()
+        deadline, delay_s = loop.time() + self._settings.wait_s, _STALE_DELAY_S
+        while True:
+            try:
+                return await lane.run(call.caller.tenant, job)
+            except StaleRead:
+                if loop.time() + delay_s > deadline:
+                    raise
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, 20 * _STALE_DELAY_S)
 
     def _caller(self, method: Method, context: Any) -> Caller:
         caller = self._tokens.identify(_metadata(context).get("authorization"))

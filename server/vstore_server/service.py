@@ -3,95 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import vstore
-from vstore import BatchHits, Collection, Database, IndexSettings, Rerank
-from vstore.errors import (
-    CollectionNotFound,
-    InvalidDocument,
-    InvalidSetting,
-    VstoreError,
-    nearest,
-)
+from vstore import BatchHits, Database, IndexSettings, Rerank
+from vstore.errors import InvalidSetting, nearest
 from vstore.rerank.callables import as_reranker, name_of
 from vstore.types import Candidate, Reranker
 from vstore_server import messages
-from vstore_server.auth import Caller, Role
 from vstore_server.codec import Limits, Message, decode, encode, prepare
-from vstore_server.errors import Cancelled, LimitExceeded
-from vstore_server.handles import Handles
+from vstore_server.errors import LimitExceeded
 from vstore_server.messages import Reader
+from vstore_server.methods import METHODS, Call
 from vstore_server.replies import MAX_KEY_CHARACTERS, Replies
+from vstore_server.requests import check_image, written
+from vstore_server.versions import VersionMethods
 
-Kind = Literal["unary", "progress", "stream"]
-LaneName = Literal["search", "write", "upkeep"]
-Report = Callable[[int, int], None]
+__all__ = ["BATCH_SLICE", "METHODS", "Call", "Service"]
 
 BATCH_SLICE = 64
 """Queries that a batch answers between two looks at whether its caller still waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How a method is called, by whom, and on which threads."""
-
-    name: str
-    role: Role
-    lane: LaneName
-    kind: Kind = "unary"
-
-
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("Connect", "read", "search"),
-        Method("ListCollections", "read", "search"),
-        Method("CreateCollection", "admin", "write"),
-        Method("DropCollection", "admin", "write"),
-        Method("Describe", "read", "search"),
-        Method("Upsert", "write", "write"),
-        Method("UpsertStream", "write", "write", "stream"),
-        Method("Delete", "write", "write"),
-        Method("Get", "read", "search"),
-        Method("Count", "read", "search"),
-        Method("Search", "read", "search"),
-        Method("SearchBatch", "read", "search"),
-        Method("Explain", "read", "search"),
-        Method("Refresh", "read", "search"),
-        Method("Flush", "write", "upkeep", "progress"),
-        Method("Compact", "admin", "upkeep", "progress"),
-        Method("Warm", "read", "upkeep", "progress"),
-    )
-}
-"""Every method of the service, by the name in its path."""
-
-
-class Call:
-    """One request while it runs: who asked, whether they still wait, and where progress goes."""
-
-    def __init__(self, caller: Caller, report: Report = lambda done, total: None) -> None:
-        self.caller = caller
-        self.report = report
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Note that nobody waits for the answer any more."""
-        self._cancelled.set()
-
-    def check(self) -> None:
-        """Raise Cancelled where nobody waits."""
-        if self._cancelled.is_set():
-            raise Cancelled("the caller gave up")
-
-
-class Service:
+class Service(VersionMethods):
     """The face of a database over messages. Thread-safe; owns neither database nor threads."""
 
     def __init__(
@@ -101,11 +39,9 @@ class Service:
         rerankers: Mapping[str, Any] | None = None,
         refresh_s: float = 1.0,
     ) -> None:
-        self.database = database
-        self.limits = limits or Limits()
+        super().__init__(database, limits or Limits(), refresh_s)
         self._rerankers = {name: as_reranker(model) for name, model in (rerankers or {}).items()}
         prepare()
-        self._handles = Handles(database, refresh_s)
         self._replies = Replies()
         self._run: dict[str, Callable[[Reader, Call], Message]] = {
             "Connect": self._connect,
@@ -115,6 +51,7 @@ class Service:
             "Describe": self._describe,
             "Upsert": self._upsert,
             "UpsertStream": self._upsert_part,
+            "Update": self._update,
             "Delete": self._delete,
             "Get": self._get,
             "Count": self._count,
@@ -125,7 +62,16 @@ class Service:
             "Flush": self._flush,
             "Compact": self._compact,
             "Warm": self._warm,
+            "Snapshots": self._snapshots,
+            "Tag": self._tag,
+            "Untag": self._untag,
+            "Restore": self._restore,
+            "CollectGarbage": self._collect,
         }
+
+    def close(self) -> None:
+        """Let the handles go; the database stays open."""
+        self._handles.close()
 
     def answer(self, name: str, data: bytes, call: Call) -> bytes:
         """Run one request; for a stream, one of its messages.
@@ -149,22 +95,40 @@ class Service:
         reader = Reader(message, name)
         if METHODS[name].lane != "search":
             reader.text("idempotency_key", "")
-        collection = message.get("collection")
-        try:
+        with self._settling(message.get("collection"), call):
             answer = encode(self._run[name](reader, call))
-        except VstoreError as error:
-            if isinstance(collection, str):
-                self._handles.settle(collection, error)
-            if isinstance(error, CollectionNotFound) and not call.caller.sees_all:
-                # The usual message names the nearest collection, which may be out of the token's sight.
-                raise CollectionNotFound(f"there is no collection {collection!r}") from None
-            raise
+        self._check_size(answer)
+        return answer
+
+    def scan(self, data: bytes, call: Call) -> Iterator[bytes]:
+        """Return the messages of a `Scan`: the number of rows, and then batches of them.
+
+        The filter is evaluated now; each step reads one batch, and between steps only the view is held.
+        """
+        call.check()
+        message = decode(data, self.limits)
+        with self._settling(message.get("collection"), call):
+            reader = Reader(message, "Scan")
+            collection, filter = self._reading(reader, call), reader.map("filter", None)
+            reader.done()
+            found, dim = collection.scan_batches(filter), collection.schema.dim
+
+        def answers() -> Iterator[bytes]:
+            yield encode({"rows": found.n_rows})
+            for batch in found.batches:
+                call.check()
+                answer = encode(messages.batch_of_records(batch, dim))
+                self._check_size(answer)
+                yield answer
+
+        return answers()
+
+    def _check_size(self, answer: bytes) -> None:
         if len(answer) > self.limits.message_bytes:
             raise LimitExceeded(
                 f"the answer has {len(answer)} bytes; at most {self.limits.message_bytes} are allowed: "
                 "ask for less at once"
             )
-        return answer
 
     # The database.
 
@@ -210,31 +174,37 @@ class Service:
     # A collection: reading.
 
     def _describe(self, reader: Reader, call: Call) -> Message:
-        name = self._name(reader, call)
+        refresh = reader.flag("refresh", False)
+        collection = self._reading(reader, call, refresh=refresh)
         reader.done()
-        collection = self._handles.get(name)
-        return {"name": name, "schema": messages.schema_message(collection.schema), "rows": len(collection)}
+        return {
+            "name": collection.name,
+            "schema": messages.schema_message(collection.schema),
+            "index": dataclasses.asdict(collection.index),
+            "rows": len(collection),
+            "version": collection.version,
+            "version_token": collection.version_token,
+        }
 
     def _get(self, reader: Reader, call: Call) -> Message:
-        name, ids = self._name(reader, call), self._ids(reader)
+        collection, ids = self._reading(reader, call), self._ids(reader)
         reader.done()
-        collection = self._handles.get(name)
         return messages.records_message(collection.get([] if ids is None else ids), collection.schema.dim)
 
     def _count(self, reader: Reader, call: Call) -> Message:
-        name, filter = self._name(reader, call), reader.map("filter", None)
+        collection, filter = self._reading(reader, call), reader.map("filter", None)
         reader.done()
-        return {"count": self._handles.get(name).count(filter)}
+        return {"count": collection.count(filter)}
 
     def _search(self, reader: Reader, call: Call) -> Message:
-        name, query = self._name(reader, call), reader.array("query", 1)
+        collection, query = self._reading(reader, call), reader.array("query", 1)
         k, settings = self._k(reader), self._settings(reader)
         stages, depth = reader.items("rerank", None), reader.whole("rerank_depth", None)
         query_document = reader.document("query_document")
-        _check_image(query_document, "query_document")
+        check_image(query_document, "query_document")
         reader.done()
         self._at_most("rerank_depth", depth or 0, self.limits.rerank_depth)
-        hits = self._handles.get(name).search(
+        hits = collection.search(
             query,
             k,
             **settings,
@@ -245,12 +215,11 @@ class Service:
         return messages.hits_message(hits)
 
     def _search_batch(self, reader: Reader, call: Call) -> Message:
-        name, queries = self._name(reader, call), reader.array("queries", 2)
+        collection, queries = self._reading(reader, call), reader.array("queries", 2)
         k, settings = self._k(reader), self._settings(reader)
         reader.done()
         self._at_most("queries", len(queries), self.limits.batch_queries)
         self._at_most("queries x k", len(queries) * k, self.limits.batch_answers)
-        collection = self._handles.get(name)
         parts: list[BatchHits] = []
         for start in range(0, max(len(queries), 1), BATCH_SLICE):
             call.check()
@@ -261,81 +230,72 @@ class Service:
         return messages.batch_message(BatchHits(ids, scores, receipts))
 
     def _explain(self, reader: Reader, call: Call) -> Message:
-        name, query = self._name(reader, call), reader.array("query", 1)
+        collection, query = self._reading(reader, call), reader.array("query", 1)
         k, settings = self._k(reader), self._settings(reader)
         reader.done()
-        receipt = self._handles.get(name).explain(query, k, **settings)
+        receipt = collection.explain(query, k, **settings)
         return {"receipt": messages.receipt_message(receipt)}
 
     def _refresh(self, reader: Reader, call: Call) -> Message:
-        name = self._name(reader, call)
+        name, at_least = self._name(reader, call), reader.text("at_least", None)
         reader.done()
-        self._handles.get(name, refresh=True)
-        return {}
+        return {"version_token": self._handles.get(name, refresh=True, at_least=at_least).version_token}
 
     def _warm(self, reader: Reader, call: Call) -> Message:
-        name = self._name(reader, call)
+        collection = self._reading(reader, call)
         reader.done()
 
         def report(done: int, total: int) -> None:
             call.check()
             call.report(done, total)
 
-        return {"result": self._handles.get(name).warm(report)}
+        return {"result": collection.warm(report)}
 
     # A collection: writing.
 
     def _upsert(self, reader: Reader, call: Call) -> Message:
-        name, ids, vectors = self._name(reader, call), reader.keys("ids"), reader.array("vectors", 2)
+        collection, ids, vectors = self._writing(reader, call), reader.keys("ids"), reader.array("vectors", 2)
         attributes, documents = reader.columns("attributes"), reader.items("documents", None)
         reader.done()
         self._at_most("vectors", len(vectors), self.limits.upsert_rows)
         self._at_most("ids", 0 if ids is None else len(ids), self.limits.upsert_rows)
         for row, document in enumerate(documents or ()):
-            _check_image(document, f"document {row}")
+            check_image(document, f"document {row}")
         given: Any = [] if ids is None else ids
-        return {"n_written": self._handles.get(name).upsert(given, vectors, attributes, documents)}
+        n_written = collection.upsert(given, vectors, attributes, documents)
+        return written(collection, n_written=n_written)
 
     def _upsert_part(self, reader: Reader, call: Call) -> Message:
         batch = reader.whole("batch")
         return {"batch": batch, **self._upsert(reader, call)}
 
     def _delete(self, reader: Reader, call: Call) -> Message:
-        name, ids, filter = self._name(reader, call), self._ids(reader), reader.map("filter", None)
+        collection, ids = self._writing(reader, call), self._ids(reader)
+        filter = reader.map("filter", None)
         reader.done()
-        return {"n_deleted": self._handles.get(name).delete(ids, filter=filter)}
+        n_deleted = collection.delete(ids, filter=filter)
+        return written(collection, n_deleted=n_deleted)
+
+    def _update(self, reader: Reader, call: Call) -> Message:
+        collection, ids = self._writing(reader, call), self._ids(reader)
+        attributes, missing = reader.columns("attributes"), reader.text("missing", "error")
+        reader.done()
+        n_written = collection.update([] if ids is None else ids, attributes, missing=missing)
+        return written(collection, n_written=n_written)
 
     def _flush(self, reader: Reader, call: Call) -> Message:
-        collection = self._collection(reader, call)
+        collection = self._writing(reader, call)
+        reader.done()
         collection.flush(call.report)
-        return {"result": None}
+        return written(collection, result=None)
 
     def _compact(self, reader: Reader, call: Call) -> Message:
-        collection = self._collection(reader, call)
+        collection = self._writing(reader, call)
+        reader.done()
         collection.compact(call.report)
-        return {"result": None}
+        return written(collection, result=None)
 
     # Parts of requests.
-
-    def _collection(self, reader: Reader, call: Call) -> Collection:
-        name = self._name(reader, call)
-        reader.done()
-        return self._handles.get(name)
-
-    def _name(self, reader: Reader, call: Call, field: str = "collection") -> str:
-        name: str = reader.text(field)
-        call.caller.check_collection(name)
-        return name
-
-    def _ids(self, reader: Reader) -> npt.NDArray[Any] | list[Any] | None:
-        ids = reader.keys("ids")
-        self._at_most("ids", 0 if ids is None else len(ids), self.limits.ids)
-        return ids
-
-    def _k(self, reader: Reader) -> int:
-        k: int = reader.whole("k", 10)
-        self._at_most("k", k, self.limits.k)
-        return k
 
     def _settings(self, reader: Reader) -> dict[str, Any]:
         ef = reader.whole("ef", None)
@@ -358,12 +318,6 @@ class Service:
         self._at_most("rerank depth", depth or 0, self.limits.rerank_depth)
         return Rerank(_Watched(model, call), depth, blend, normalize, needs, on_error)
 
-    def _at_most(self, what: str, value: int, limit: int) -> None:
-        if value > limit:
-            raise LimitExceeded(
-                f"{what}: {value} is over this server's limit of {limit}; ask for less at once"
-            )
-
 
 class _Watched:
     """A re-ranker that is not started for a caller who gave up."""
@@ -378,11 +332,3 @@ class _Watched:
         """Score, unless nobody waits."""
         self._call.check()
         return self._model.score(query, documents)
-
-
-def _check_image(document: Any, where: str) -> None:
-    # A path or URL would have the server's re-rankers open it for whoever sent it.
-    if isinstance(document, dict) and isinstance(document.get("image"), str):
-        raise InvalidDocument(
-            f"{where}: 'image' is a path or URL; a server takes encoded bytes: read the file and send those"
-        )

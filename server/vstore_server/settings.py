@@ -34,6 +34,8 @@ class ServerSettings:
     """Requests that may wait for the threads of one lane; one tenant may hold half of them."""
     refresh_s: float = 1.0
     """What other processes publish is seen at most this late."""
+    wait_s: float = 10.0
+    """A read waits so long for the version that it asks to see (`at_least`)."""
     drain_s: float = 30.0
     """How long a stopping server lets running requests finish."""
     slow_ms: float = 1000.0
@@ -53,7 +55,7 @@ class ServerSettings:
                 isinstance(value, int) and 1 <= value <= 4096,
                 f"{name} is {value!r}; it must be a whole number from 1 to 4096",
             )
-        for name in ("refresh_s", "drain_s", "slow_ms"):
+        for name in ("refresh_s", "wait_s", "drain_s", "slow_ms"):
             value = getattr(self, name)
             require(value >= 0, f"{name} is {value!r}; it must be 0 or more")
 

@@ -28,6 +28,8 @@ class Awaited:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, name)
+        if name == "version":
+            return self._loop.run_until_complete(value())
         return self._wrapped(value) if inspect.ismethod(value) else value
 
     def _wrapped(self, method: Any) -> Any:
@@ -70,8 +72,8 @@ def served(embedded: vstore.Database) -> Iterator[vstore_server.BackgroundServer
 @pytest.fixture(scope="session")
 def faces(embedded: vstore.Database, served: vstore_server.BackgroundServer) -> Iterator[dict[str, Any]]:
     loop = asyncio.new_event_loop()
-    remote = vstore_server.connect(served.url)
-    awaited = loop.run_until_complete(vstore_server.aio.connect(served.url))
+    remote = vstore.connect(served.url)
+    awaited = loop.run_until_complete(vstore.aio.connect(served.url))
     yield {"embedded": embedded, "sync": remote, "async": Awaited(awaited, loop)}
     remote.close()
     loop.run_until_complete(awaited.close())

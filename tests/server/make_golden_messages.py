@@ -59,6 +59,13 @@ REQUESTS = {
     "Warm": {"collection": "g"},
     "Compact": {"collection": "g"},
     "Delete": {"collection": "g", "ids": np.array([1])},
+    "Update": {"collection": "g", "ids": [2], "attributes": [{"year": None}], "missing": "ignore"},
+    "Scan": {"collection": "g", "filter": {"year": {"$eq": 1}}},
+    "Tag": {"collection": "g", "tag": "golden"},
+    "Snapshots": {"collection": "g"},
+    "Restore": {"collection": "g", "at": "golden"},
+    "Untag": {"collection": "g", "tag": "golden"},
+    "CollectGarbage": {"collection": "g", "dry_run": True},
     "DropCollection": {"collection": "g"},
 }
 """One request of each method, in an order in which each succeeds."""
@@ -80,6 +87,9 @@ ANSWERS = {
     "Refresh": {},
     "Flush": {"result": None},
     "Delete": {"n_deleted": 1},
+    "Update": {"n_written": 1},
+    "Scan": {"ids": [3], "vectors": VECTORS[:1], "attributes": [{"year": 1}], "documents": [None]},
+    "Untag": {},
     "DropCollection": {},
 }
 """Answers that do not depend on time."""
@@ -93,7 +103,8 @@ def golden() -> dict[str, str]:
 
 def main() -> None:
     held = json.loads(PLACE.read_text()) if PLACE.exists() else {}
-    PLACE.write_text(json.dumps({**golden(), **held}, indent=1) + "\n")
+    merged = {**golden(), **held}
+    PLACE.write_text(json.dumps({name: merged[name] for name in golden()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

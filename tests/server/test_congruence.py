@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -286,3 +286,105 @@ def test_a_closed_handle(filled):
     filled.close()
     with pytest.raises(errors.Closed, match=re.escape(filled.name)):
         filled.count()
+
+
+def test_updates(filled):
+    assert filled.update([1, 2], [{"topic": "new"}, {"price": None, "tags": ["x"]}]) == 2
+    first, second = filled.get([1, 2])
+    assert first.attributes == {**attributes()[1], "topic": "new"}
+    assert second.attributes["tags"] == ["x"]
+    assert "price" not in second.attributes
+    assert filled.update([3, 10**9], {"year": [7, 8]}, missing="ignore") == 1
+    assert filled.count(F.year == 7) == 1
+    for arguments, message in (
+        (dict(ids=[10**9], attributes=[{"year": 1}]), "does not have"),
+        (dict(ids=[1], attributes=None), "update needs attributes"),
+        (dict(ids=[1, 1], attributes=[{}, {}]), "id 1"),
+        (dict(ids=[1], attributes=[{}], missing="drop"), "missing is 'drop'"),
+    ):
+        with pytest.raises(errors.InvalidInput, match=message):
+            filled.update(**arguments)
+    with pytest.raises(errors.UnknownField, match="did you mean 'year'"):
+        filled.update([1], [{"yeer": 1}])
+
+
+@pytest.mark.parametrize("flushed", [False, True], ids=["memtable", "shard"])
+def test_scans(filled, flushed):
+    if flushed:
+        filled.flush()
+        filled.delete([0])
+        filled.upsert([1, 5000], vectors(2, seed=4))
+    for filter in (None, F.year >= 2020, F.year == 1):
+        rows = {record.id: record for record in filled.scan(filter)}
+        assert len(rows) == filled.count(filter)
+        found = {record.id: record for record in filled.get(list(rows))}
+        for key, record in rows.items():
+            assert (record.attributes, record.document) == (found[key].attributes, found[key].document)
+            np.testing.assert_array_equal(record.vector, found[key].vector)
+    with pytest.raises(errors.UnknownField):
+        list(filled.scan(F.yeer > 1))
+
+
+def test_a_scan_reads_one_moment(filled):
+    seen = iter(filled.scan())
+    ids = [next(seen).id]
+    filled.delete(filter=F.year >= 2000)
+    assert filled.count() == 0
+    assert len(ids + [record.id for record in seen]) == N
+
+
+def test_snapshots(db, filled):
+    name = filled.name
+    first = filled.tag("first")
+    filled.upsert([10**6], vectors(1, seed=8))
+    filled.delete([0, 1, 2])
+    assert filled.tag("second", progress=False) > first
+    listed = {snapshot.version: snapshot for snapshot in db.snapshots(name)}
+    assert (listed[first].n_rows, listed[first].tags) == (N, ("first",))
+    assert max(listed) == filled.version
+    made_at = listed[first].created_at
+    # A datetime has microseconds, which may round down.
+    for at in (first, "first", made_at, datetime.fromtimestamp(made_at, UTC) + timedelta(microseconds=1)):
+        old = db.collection(name, at=at)
+        assert (old.version, old.count(), len(list(old.scan()))) == (first, N, N)
+        assert old.get([0])[0].id == 0
+        assert old.search(vectors()[0], k=1).ids == [0]
+        assert old.search_batch(vectors()[:2], k=1).ids[:, 0].tolist() == [0, 1]
+        assert old.explain(vectors()[0]).n_rows == N
+        assert old.refresh() is None
+        for write in (lambda old=old: old.delete([3]), old.flush, lambda old=old: old.restore(first)):
+            with pytest.raises(errors.ReadOnly, match="which does not change"):
+                write()
+        old.close()
+    assert filled.count() == N - 2
+    assert filled.restore("first") > max(listed)
+    assert filled.count() == N
+    with pytest.raises(errors.InvalidInput, match="has a tag 'first' already"):
+        filled.tag("first")
+    with pytest.raises(errors.InvalidSetting):
+        filled.tag("no/name")
+    filled.untag("first")
+    filled.untag("never-there")
+    for at in ("first", 10**6, 1.5, datetime(2001, 1, 1, tzinfo=UTC)):
+        with pytest.raises(errors.SnapshotNotFound):
+            db.collection(name, at=at)
+        with pytest.raises(errors.SnapshotNotFound):
+            filled.restore(at)
+    for call in (db.snapshots, db.collect_garbage):
+        with pytest.raises(errors.CollectionNotFound):
+            call("nothing-here")
+    assert type(db.collect_garbage(name, dry_run=True)) is type(db.collect_garbage(name))
+
+
+def test_version_tokens(db, filled):
+    before = filled.version_token
+    filled.upsert([10**7], vectors(1))
+    token = filled.version_token
+    assert token != before
+    other = db.collection(filled.name)
+    other.refresh(at_least=token)
+    assert other.count() == N + 1
+    assert other.version_token == token
+    with pytest.raises(errors.InvalidSetting, match="no version token"):
+        other.refresh(at_least="yesterday")
+    assert other.index == vstore.IndexSettings()

@@ -37,12 +37,21 @@ def test_messages_are_still_written_as_they_were():
 
 
 def test_golden_requests_get_their_golden_answers():
+    """A later minor version may add fields to an answer, and changes none that it had."""
     with vstore.connect("memory://") as database:
         service = Service(database)
         for name in (key.removesuffix(" request") for key in GOLDEN if key.endswith("request")):
-            answer = service.answer(name, bytes.fromhex(GOLDEN[f"{name} request"]), Call(ANYBODY))
+            request = bytes.fromhex(GOLDEN[f"{name} request"])
+            if METHODS[name].kind == "scan":
+                *_, answer = service.scan(request, Call(ANYBODY))
+            else:
+                answer = service.answer(name, request, Call(ANYBODY))
             if f"{name} answer" in GOLDEN:
-                assert answer.hex() == GOLDEN[f"{name} answer"], name
+                wanted, found = (
+                    decode(bytes.fromhex(GOLDEN[f"{name} answer"]), LIMITS),
+                    decode(answer, LIMITS),
+                )
+                assert encode({field: found[field] for field in wanted}) == encode(wanted), name
     assert {key.split()[0] for key in GOLDEN} == set(METHODS)
 
 

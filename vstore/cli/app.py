@@ -28,6 +28,7 @@ from vstore.cli.info import describe_store
 from vstore.cli.output import Talker, count, print_json, size
 from vstore.errors import VstoreError
 from vstore.progress import progress_of
+from vstore.remote import server_module
 
 app = typer.Typer(
     name="vstore",
@@ -263,6 +264,23 @@ def compact(
             f"{collection}: {after.n_rows:,} rows, {before.n_shards} -> {after.n_shards} shards, "
             f"{size(before.n_bytes)} -> {size(after.n_bytes)}"
         )
+
+
+@app.command(
+    epilog="Example: vstore serve ./data --listen 127.0.0.1:8765",
+    add_help_option=False,
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    },
+)
+def serve(context: typer.Context) -> None:
+    """Serve a store to other processes and machines; vstore serve --help lists the options.
+
+    "vstore serve token" makes an API token.
+    """
+    raise typer.Exit(server_module("__main__").main(context.args, "vstore serve"))
 
 
 upkeep.register(app)

@@ -46,12 +46,13 @@ def records(view: View, keys: Keys, engine: Engine) -> list[Record | None]:
                 found[position] = Record(key, chunk.rows.vectors[row].copy(), attributes, document)
             continue
         shard = view.shards[int(part)].shard
-        for position, record in zip(positions.tolist(), _shard_records(shard, rows, engine), strict=True):
+        for position, record in zip(positions.tolist(), shard_records(shard, rows, engine), strict=True):
             found[position] = record
     return found
 
 
-def _shard_records(shard: Shard, rows: Any, engine: Engine) -> list[Record]:
+def shard_records(shard: Shard, rows: Any, engine: Engine) -> list[Record]:
+    """Return the records of rows (int64[m] node ids) of one shard, read by the engine's cache."""
     session = ShardSession(shard, engine.cache)
     session.fetch([session.key(sections.HEAD)])
     blocks = np.unique(rows // session.head.payload_block_rows)
@@ -70,7 +71,7 @@ def _shard_records(shard: Shard, rows: Any, engine: Engine) -> list[Record]:
 def count(view: View, filter: Filter, engine: Engine) -> int:
     """Return the number of live rows that pass."""
     total = sum(int(matching_rows(chunk, filter).sum()) for chunk in view.memtable.chunks)
-    return total + sum(bitmap.popcount(passing) for _, passing in _passing(view, filter, engine))
+    return total + sum(bitmap.popcount(passing) for _, passing in passing_by_shard(view, filter, engine))
 
 
 def matching_keys(view: View, filter: Filter | None, engine: Engine) -> Keys:
@@ -81,12 +82,13 @@ def matching_keys(view: View, filter: Filter | None, engine: Engine) -> Keys:
         rows = np.flatnonzero(matching_rows(chunk, filter))
         held = chunk.rows.keys
         keys += held[rows].tolist() if isinstance(held, np.ndarray) else [held[row] for row in rows]
-    for session, passing in _passing(view, filter, engine):
+    for session, passing in passing_by_shard(view, filter, engine):
         keys += session.shard.keys(bitmap.indices(passing).astype(np.int64))
     return tuple(str(key) for key in keys) if text else np.array(keys, dtype=np.int64)
 
 
-def _passing(view: View, filter: Filter | None, engine: Engine) -> list[tuple[ShardSession, Any]]:
+def passing_by_shard(view: View, filter: Filter | None, engine: Engine) -> list[tuple[ShardSession, Any]]:
+    """Return each shard's session and the bitmap of its live rows that pass; all of them without a filter."""
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
     found = Rounds(engine.store, engine.cache.disk).run(
         [

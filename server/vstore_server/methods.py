@@ -1,0 +1,75 @@
+"""The methods of the service: who may call each, on which threads it runs; and one call while it runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from vstore_server.auth import Caller, Role
+from vstore_server.errors import Cancelled
+
+Kind = Literal["unary", "progress", "stream", "scan"]
+LaneName = Literal["search", "write", "upkeep"]
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a method is called, by whom, and on which threads."""
+
+    name: str
+    role: Role
+    lane: LaneName
+    kind: Kind = "unary"
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("Connect", "read", "search"),
+        Method("ListCollections", "read", "search"),
+        Method("CreateCollection", "admin", "write"),
+        Method("DropCollection", "admin", "write"),
+        Method("Describe", "read", "search"),
+        Method("Upsert", "write", "write"),
+        Method("UpsertStream", "write", "write", "stream"),
+        Method("Update", "write", "write"),
+        Method("Delete", "write", "write"),
+        Method("Get", "read", "search"),
+        Method("Count", "read", "search"),
+        Method("Search", "read", "search"),
+        Method("SearchBatch", "read", "search"),
+        Method("Explain", "read", "search"),
+        Method("Scan", "read", "search", "scan"),
+        Method("Refresh", "read", "search"),
+        Method("Flush", "write", "upkeep", "progress"),
+        Method("Compact", "admin", "upkeep", "progress"),
+        Method("Warm", "read", "upkeep", "progress"),
+        Method("Snapshots", "read", "search"),
+        Method("Tag", "write", "upkeep", "progress"),
+        Method("Untag", "write", "write"),
+        Method("Restore", "admin", "upkeep"),
+        Method("CollectGarbage", "admin", "upkeep"),
+    )
+}
+"""Every method of the service, by the name in its path."""
+
+
+class Call:
+    """One request while it runs: who asked, whether they still wait, and where progress goes."""
+
+    def __init__(self, caller: Caller, report: Report = lambda done, total: None) -> None:
+        self.caller = caller
+        self.report = report
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Note that nobody waits for the answer any more."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Raise Cancelled where nobody waits."""
+        if self._cancelled.is_set():
+            raise Cancelled("the caller gave up")

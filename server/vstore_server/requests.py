@@ -1,0 +1,84 @@
+"""What the methods of the service share: handles, limits, and the parts that many requests have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy.typing as npt
+
+from vstore import Collection, Database
+from vstore.errors import CollectionNotFound, InvalidDocument, VstoreError
+from vstore_server.codec import Limits, Message
+from vstore_server.errors import LimitExceeded
+from vstore_server.handles import Handles
+from vstore_server.messages import Reader
+from vstore_server.methods import Call
+
+
+class Requests:
+    """Takes requests apart, within the limits and the caller's scope. Thread-safe."""
+
+    def __init__(self, database: Database, limits: Limits, refresh_s: float) -> None:
+        self.database = database
+        self.limits = limits
+        self._handles = Handles(database, refresh_s)
+
+    def _name(self, reader: Reader, call: Call, field: str = "collection") -> str:
+        name: str = reader.text(field)
+        call.caller.check_collection(name)
+        return name
+
+    def _reading(self, reader: Reader, call: Call, *, refresh: bool = False) -> Collection:
+        """Return what a request reads: the collection as it is, or a snapshot of it."""
+        name, at, version = self._name(reader, call), reader.at("at"), reader.whole("version", None)
+        at_least = reader.text("at_least", None)
+        if at is not None:
+            return self._handles.snapshot(name, at, version)
+        return self._handles.get(name, refresh=refresh, at_least=at_least)
+
+    def _writing(self, reader: Reader, call: Call) -> Collection:
+        return self._handles.get(self._name(reader, call))
+
+    def _ids(self, reader: Reader) -> npt.NDArray[Any] | list[Any] | None:
+        ids = reader.keys("ids")
+        self._at_most("ids", 0 if ids is None else len(ids), self.limits.ids)
+        return ids
+
+    def _k(self, reader: Reader) -> int:
+        k: int = reader.whole("k", 10)
+        self._at_most("k", k, self.limits.k)
+        return k
+
+    def _at_most(self, what: str, value: int, limit: int) -> None:
+        if value > limit:
+            raise LimitExceeded(
+                f"{what}: {value} is over this server's limit of {limit}; ask for less at once"
+            )
+
+    @contextmanager
+    def _settling(self, collection: Any, call: Call) -> Iterator[None]:
+        """Let handles go that an error says are of no more use; name nothing out of the caller's scope."""
+        try:
+            yield
+        except VstoreError as error:
+            if isinstance(collection, str):
+                self._handles.settle(collection, error)
+            if isinstance(error, CollectionNotFound) and not call.caller.sees_all:
+                # The usual message names the nearest collection, which may be out of the token's sight.
+                raise CollectionNotFound(f"there is no collection {collection!r}") from None
+            raise
+
+
+def written(collection: Collection, **fields: Any) -> Message:
+    """Return the answer of a write: its fields, and the token of a version that holds it."""
+    return {**fields, "version_token": collection.version_token}
+
+
+def check_image(document: Any, where: str) -> None:
+    """Raise InvalidDocument for an image that is a path or URL: the server would open it for its sender."""
+    if isinstance(document, dict) and isinstance(document.get("image"), str):
+        raise InvalidDocument(
+            f"{where}: 'image' is a path or URL; a server takes encoded bytes: read the file and send those"
+        )

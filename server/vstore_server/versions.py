@@ -1,0 +1,43 @@
+"""The methods about versions of a collection: snapshots, tags, restoring, and what nobody needs any more."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vstore_server.codec import Message
+from vstore_server.messages import Reader, snapshots_message
+from vstore_server.methods import Call
+from vstore_server.requests import Requests, written
+
+
+class VersionMethods(Requests):
+    """A part of the service."""
+
+    def _snapshots(self, reader: Reader, call: Call) -> Message:
+        name = self._name(reader, call)
+        reader.done()
+        return snapshots_message(self.database.snapshots(name))
+
+    def _tag(self, reader: Reader, call: Call) -> Message:
+        collection, tag = self._writing(reader, call), reader.text("tag")
+        reader.done()
+        version = collection.tag(tag, call.report)
+        return written(collection, result=version)
+
+    def _untag(self, reader: Reader, call: Call) -> Message:
+        collection, tag = self._writing(reader, call), reader.text("tag")
+        reader.done()
+        collection.untag(tag)
+        return {}
+
+    def _restore(self, reader: Reader, call: Call) -> Message:
+        collection, at = self._writing(reader, call), reader.at("at", required=True)
+        reader.done()
+        version = collection.restore(at)
+        return written(collection, version=version)
+
+    def _collect(self, reader: Reader, call: Call) -> Message:
+        name, dry_run = self._name(reader, call), reader.flag("dry_run", False)
+        reader.done()
+        found = self.database.collect_garbage(name, dry_run=dry_run)
+        return {key: list(value) for key, value in dataclasses.asdict(found).items()}
