@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,16 +30,21 @@ class Requests:
         call.caller.check_collection(name)
         return name
 
-    def _reading(self, reader: Reader, call: Call, *, refresh: bool = False) -> Collection:
-        """Return what a request reads: the collection as it is, or a snapshot of it."""
+    def _reading(self, reader: Reader, call: Call, *, refresh: bool = False) -> Callable[[], Collection]:
+        """Return what opens what a request reads: the collection as it is, or a snapshot of it.
+
+        A request is checked whole before anything is opened for it.
+        """
         name, at, version = self._name(reader, call), reader.at("at"), reader.whole("version", None)
         at_least = reader.text("at_least", None)
         if at is not None:
-            return self._handles.snapshot(name, at, version)
-        return self._handles.get(name, refresh=refresh, at_least=at_least)
+            return lambda: self._handles.snapshot(name, at, version)
+        return lambda: self._handles.get(name, refresh=refresh, at_least=at_least)
 
-    def _writing(self, reader: Reader, call: Call) -> Collection:
-        return self._handles.get(self._name(reader, call))
+    def _writing(self, reader: Reader, call: Call) -> Callable[[], Collection]:
+        """Return what opens what a request writes to."""
+        name = self._name(reader, call)
+        return lambda: self._handles.get(name)
 
     def _ids(self, reader: Reader) -> npt.NDArray[Any] | list[Any] | None:
         ids = reader.keys("ids")

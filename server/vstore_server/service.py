@@ -109,8 +109,9 @@ class Service(VersionMethods):
         message = decode(data, self.limits)
         with self._settling(message.get("collection"), call):
             reader = Reader(message, "Scan")
-            collection, filter = self._reading(reader, call), reader.map("filter", None)
+            opened, filter = self._reading(reader, call), reader.map("filter", None)
             reader.done()
+            collection = opened()
             found, dim = collection.scan_batches(filter), collection.schema.dim
 
         def answers() -> Iterator[bytes]:
@@ -175,8 +176,9 @@ class Service(VersionMethods):
 
     def _describe(self, reader: Reader, call: Call) -> Message:
         refresh = reader.flag("refresh", False)
-        collection = self._reading(reader, call, refresh=refresh)
+        opened = self._reading(reader, call, refresh=refresh)
         reader.done()
+        collection = opened()
         return {
             "name": collection.name,
             "schema": messages.schema_message(collection.schema),
@@ -187,22 +189,25 @@ class Service(VersionMethods):
         }
 
     def _get(self, reader: Reader, call: Call) -> Message:
-        collection, ids = self._reading(reader, call), self._ids(reader)
+        opened, ids = self._reading(reader, call), self._ids(reader)
         reader.done()
+        collection = opened()
         return messages.records_message(collection.get([] if ids is None else ids), collection.schema.dim)
 
     def _count(self, reader: Reader, call: Call) -> Message:
-        collection, filter = self._reading(reader, call), reader.map("filter", None)
+        opened, filter = self._reading(reader, call), reader.map("filter", None)
         reader.done()
+        collection = opened()
         return {"count": collection.count(filter)}
 
     def _search(self, reader: Reader, call: Call) -> Message:
-        collection, query = self._reading(reader, call), reader.array("query", 1)
+        opened, query = self._reading(reader, call), reader.array("query", 1)
         k, settings = self._k(reader), self._settings(reader)
         stages, depth = reader.items("rerank", None), reader.whole("rerank_depth", None)
         query_document = reader.document("query_document")
         check_image(query_document, "query_document")
         reader.done()
+        collection = opened()
         self._at_most("rerank_depth", depth or 0, self.limits.rerank_depth)
         hits = collection.search(
             query,
@@ -215,9 +220,10 @@ class Service(VersionMethods):
         return messages.hits_message(hits)
 
     def _search_batch(self, reader: Reader, call: Call) -> Message:
-        collection, queries = self._reading(reader, call), reader.array("queries", 2)
+        opened, queries = self._reading(reader, call), reader.array("queries", 2)
         k, settings = self._k(reader), self._settings(reader)
         reader.done()
+        collection = opened()
         self._at_most("queries", len(queries), self.limits.batch_queries)
         self._at_most("queries x k", len(queries) * k, self.limits.batch_answers)
         parts: list[BatchHits] = []
@@ -230,9 +236,10 @@ class Service(VersionMethods):
         return messages.batch_message(BatchHits(ids, scores, receipts))
 
     def _explain(self, reader: Reader, call: Call) -> Message:
-        collection, query = self._reading(reader, call), reader.array("query", 1)
+        opened, query = self._reading(reader, call), reader.array("query", 1)
         k, settings = self._k(reader), self._settings(reader)
         reader.done()
+        collection = opened()
         receipt = collection.explain(query, k, **settings)
         return {"receipt": messages.receipt_message(receipt)}
 
@@ -242,8 +249,9 @@ class Service(VersionMethods):
         return {"version_token": self._handles.get(name, refresh=True, at_least=at_least).version_token}
 
     def _warm(self, reader: Reader, call: Call) -> Message:
-        collection = self._reading(reader, call)
+        opened = self._reading(reader, call)
         reader.done()
+        collection = opened()
 
         def report(done: int, total: int) -> None:
             call.check()
@@ -254,9 +262,10 @@ class Service(VersionMethods):
     # A collection: writing.
 
     def _upsert(self, reader: Reader, call: Call) -> Message:
-        collection, ids, vectors = self._writing(reader, call), reader.keys("ids"), reader.array("vectors", 2)
+        opened, ids, vectors = self._writing(reader, call), reader.keys("ids"), reader.array("vectors", 2)
         attributes, documents = reader.columns("attributes"), reader.items("documents", None)
         reader.done()
+        collection = opened()
         self._at_most("vectors", len(vectors), self.limits.upsert_rows)
         self._at_most("ids", 0 if ids is None else len(ids), self.limits.upsert_rows)
         for row, document in enumerate(documents or ()):
@@ -270,28 +279,32 @@ class Service(VersionMethods):
         return {"batch": batch, **self._upsert(reader, call)}
 
     def _delete(self, reader: Reader, call: Call) -> Message:
-        collection, ids = self._writing(reader, call), self._ids(reader)
+        opened, ids = self._writing(reader, call), self._ids(reader)
         filter = reader.map("filter", None)
         reader.done()
+        collection = opened()
         n_deleted = collection.delete(ids, filter=filter)
         return written(collection, n_deleted=n_deleted)
 
     def _update(self, reader: Reader, call: Call) -> Message:
-        collection, ids = self._writing(reader, call), self._ids(reader)
+        opened, ids = self._writing(reader, call), self._ids(reader)
         attributes, missing = reader.columns("attributes"), reader.text("missing", "error")
         reader.done()
+        collection = opened()
         n_written = collection.update([] if ids is None else ids, attributes, missing=missing)
         return written(collection, n_written=n_written)
 
     def _flush(self, reader: Reader, call: Call) -> Message:
-        collection = self._writing(reader, call)
+        opened = self._writing(reader, call)
         reader.done()
+        collection = opened()
         collection.flush(call.report)
         return written(collection, result=None)
 
     def _compact(self, reader: Reader, call: Call) -> Message:
-        collection = self._writing(reader, call)
+        opened = self._writing(reader, call)
         reader.done()
+        collection = opened()
         collection.compact(call.report)
         return written(collection, result=None)
 

@@ -19,20 +19,23 @@ class VersionMethods(Requests):
         return snapshots_message(self.database.snapshots(name))
 
     def _tag(self, reader: Reader, call: Call) -> Message:
-        collection, tag = self._writing(reader, call), reader.text("tag")
+        opened, tag = self._writing(reader, call), reader.text("tag")
         reader.done()
+        collection = opened()
         version = collection.tag(tag, call.report)
         return written(collection, result=version)
 
     def _untag(self, reader: Reader, call: Call) -> Message:
-        collection, tag = self._writing(reader, call), reader.text("tag")
+        opened, tag = self._writing(reader, call), reader.text("tag")
         reader.done()
+        collection = opened()
         collection.untag(tag)
         return {}
 
     def _restore(self, reader: Reader, call: Call) -> Message:
-        collection, at = self._writing(reader, call), reader.at("at", required=True)
+        opened, at = self._writing(reader, call), reader.at("at", required=True)
         reader.done()
+        collection = opened()
         version = collection.restore(at)
         return written(collection, version=version)
 
