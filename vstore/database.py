@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, cast
 
-from vstore.cache import BlockCache, DiskTier
+from vstore.cache.opening import open_cache
 from vstore.catalog import Catalog
 from vstore.catalog.garbage import Collected, collect
 from vstore.catalog.pins import At, Snapshot, list_snapshots
@@ -95,8 +95,7 @@ class Database:
         self._read_only = read_only
         self._catalog = Catalog(store)
         self._catalog.check_marker()
-        disk = None if cache_dir is None else DiskTier(cache_dir, settings.disk_cache_bytes)
-        engine = Engine(store, BlockCache(settings.cache_bytes, disk), settings.prices)
+        engine = Engine(store, open_cache(settings, cache_dir), settings.prices)
 
         def open_shard(entry: ShardEntry, manifest: Manifest) -> Shard:
             return Shard(entry, manifest.schema, manifest.id_kind, store, engine.cache)

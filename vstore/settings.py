@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vstore.errors import InvalidSetting
 
@@ -115,6 +115,14 @@ class Settings:
     """Limit of the memory tier of the block cache, shared by all collections of a connection."""
     disk_cache_bytes: int = 10 << 30
     """Limit of the disk tier, where `connect(cache_dir=...)` names a folder for it."""
+    cache_eviction: str | Callable[[], Any] = "lru"
+    """What leaves the memory tier: "lru", "s3_fifo", "pin_hubs" or "none", or what makes an `Eviction`."""
+    cache_admission: str | Callable[[], Any] = "all"
+    """Which blocks the memory tier keeps: "all", "second" or "none", or what makes an `Admission`."""
+    cache_prefetch: str | Callable[[], Any] = "none"
+    """What a round reads ahead: "none" or "adjacent", or what makes a `Prefetch`."""
+    disk_cache_admission: str | Callable[[], Any] = "all"
+    """Which blocks the disk tier keeps, as for memory; its eviction goes by last use, across processes."""
     memtable_rows: int = 50_000
     """A memtable of this many rows is flushed to a shard; at twice as many, writes wait for it."""
     memtable_bytes: int = 256 << 20

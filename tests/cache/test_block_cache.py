@@ -245,7 +245,7 @@ def test_use_keeps_rows():
     cache = BlockCache(64)
     cache.row_tables("s", lambda: RowTables(4, 2))
     cache.admit([vectors(0), vectors(1)])
-    cache.use_rows([BlockKey("s", "vectors", 0), BlockKey("s", "vectors", 9)])
+    cache.use([BlockKey("s", "vectors", 0), BlockKey("s", "vectors", 9)])
     cache.admit([vectors(2)])
     assert (cache.row_tables("s", lambda: RowTables(4, 2)).vector_table != 0).tolist()[:3] == [
         True,

@@ -1,7 +1,8 @@
-"""Decoded blocks of shards in memory under one byte limit, least recently used out first.
+"""Decoded blocks of shards in memory under one byte limit; policies decide what comes in and what goes.
 
 Rows (exact vectors and payload) are read a few at a time by every query and would push out what
-guides the next one. So while they hold more than a quarter of the limit, a row block goes first.
+guides the next one. So while they hold more than a quarter of the limit, a row block goes first: the
+eviction policy is made twice, once for rows and once for the rest.
 
 Kernels find lists and codes through a shard's block tables, so the cache keeps the tables too. A
 published table is never changed: admitting or evicting a block publishes a new one, and a query that
@@ -16,13 +17,16 @@ array is one entry, evicted whole.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from vstore.cache.policies.base import Admission, Eviction, Prefetch
+from vstore.cache.policies.lru import LRU
+from vstore.cache.policies.prefetch import NoPrefetch
+from vstore.cache.policies.residency import Residency
 from vstore.cache.rows import PAYLOAD, VECTORS, RowTables
 from vstore_kernels.search import BlockTables
 
@@ -61,13 +65,17 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Totals since the cache was made, and what it holds now."""
+    """Totals since the cache was made, and what it holds now.
+
+    `n_refused` blocks were offered and not kept: too heavy, or a policy said no.
+    """
 
     n_blocks: int
     size_bytes: int
     limit_bytes: int
     n_admitted: int
     n_evicted: int
+    n_refused: int = 0
 
 
 class BlockCache:
@@ -76,20 +84,29 @@ class BlockCache:
     Args:
         limit_bytes: the most that resident blocks may weigh; 0 caches nothing.
         disk: the tier below, which whoever fetches asks before the store.
+        eviction: makes the policy that says which block goes; see `vstore.cache.policies`.
+        admission: says whether a block that was read is kept; None keeps all.
+        prefetch: says what else a round reads; None nothing.
     """
 
-    def __init__(self, limit_bytes: int, disk: DiskTier | None = None) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        disk: DiskTier | None = None,
+        *,
+        eviction: Callable[[], Eviction[BlockKey]] = LRU,
+        admission: Admission[BlockKey] | None = None,
+        prefetch: Prefetch[BlockKey] | None = None,
+    ) -> None:
         self.disk = disk
-        self._limit_bytes = limit_bytes
+        self._prefetch: Prefetch[BlockKey] = NoPrefetch() if prefetch is None else prefetch
         self._lock = threading.Lock()
-        self._guides: OrderedDict[BlockKey, Block] = OrderedDict()
-        self._rows: OrderedDict[BlockKey, Block] = OrderedDict()
-        self._rows_bytes = 0
+        self._books = Residency(limit_bytes, eviction, admission, lesser=_is_row, lesser_share=ROWS_SHARE)
+        self._blocks: dict[BlockKey, Block] = {}
         self._tables: dict[str, BlockTables] = {}
         self._row_tables: dict[str, RowTables] = {}
         self._attached: dict[str, tuple[Any, tuple[BlockKey, ...]]] = {}
         self._n_blocks = 0
-        self._size_bytes = 0
         self._n_admitted = 0
         self._n_evicted = 0
 
@@ -119,8 +136,8 @@ class BlockCache:
                 published = self._row_tables.get(shard_id)
                 if published is None:
                     published = make()
-                    for key, block in self._rows.items():
-                        if key.shard_id == shard_id:
+                    for key, block in self._blocks.items():
+                        if key.shard_id == shard_id and key.section in ROWS:
                             published.put(key.section, key.block, block.value)
                     self._row_tables[shard_id] = published
         return published
@@ -137,24 +154,25 @@ class BlockCache:
         shard_id = keys[0].shard_id
         with self._lock:
             current = self._tables.get(shard_id) is tables and self._row_tables.get(shard_id) is rows
-            if current and all(key in self._guides for key in keys):
+            if current and all(key in self._blocks for key in keys):
                 self._attached[shard_id] = (value, tuple(keys))
 
     def attached(self, shard_id: str) -> Any | None:
         """Return what was attached to a shard, its guides marked used; None where any block of it went."""
         with self._lock:
             value, keys = self._attached.get(shard_id, _NOTHING)
-            for key in keys:
-                self._guides.move_to_end(key)
+            self._books.use(keys)
         return value
 
-    def use_rows(self, keys: Sequence[BlockKey]) -> None:
-        """Mark blocks of rows used, those that are resident."""
-        rows = self._rows
+    def use(self, keys: Iterable[BlockKey]) -> None:
+        """Mark blocks used, those that are resident: what kernels read, nobody else sees."""
         with self._lock:
-            for key in keys:
-                if key in rows:
-                    rows.move_to_end(key)
+            self._books.use(dict.fromkeys(map(self._whole_of, keys)))
+
+    def ahead(self, missed: Sequence[BlockKey]) -> list[BlockKey]:
+        """Return what else to read in the round that reads the missed blocks: they may not exist."""
+        with self._lock:
+            return [key for key in self._prefetch.ahead(missed) if key not in self._blocks]
 
     @property
     def evicts(self) -> bool:
@@ -170,15 +188,13 @@ class BlockCache:
         found = []
         with self._lock:
             for key in keys:
-                queue = self._queue(key)
-                block = queue.get(key)
-                if block is not None:
-                    queue.move_to_end(key)
+                block = self._blocks.get(key)
                 found.append(None if block is None else block.value)
+            self._books.use(keys)
         return found
 
     def admit(self, blocks: Sequence[Block]) -> None:
-        """Take blocks in, and evict the least recently used until the limit holds.
+        """Take blocks in, those that the policies will have, and let others go so that the limit holds.
 
         A block heavier than the whole limit is not kept: it would evict everything else. Lists and
         codes are kept only for shards whose tables were asked for.
@@ -187,21 +203,20 @@ class BlockCache:
         rows: dict[str, RowTables] = {}
         with self._lock:
             for block in blocks:
-                queue = self._queue(block.key)
-                if block.size_bytes > self._limit_bytes or block.key in queue or self._has_whole(block.key):
+                if block.key in self._blocks or self._has_whole(block.key):
                     continue
-                queue[block.key] = block
-                self._weigh(block, 1)
-                self._n_admitted += 1
-                self._publish_later(changed, rows, block.key, block.value)
-            while self._size_bytes > self._limit_bytes:
-                rows_first = self._rows_bytes > ROWS_SHARE * self._limit_bytes or not self._guides
-                key, victim = (self._rows if rows_first else self._guides).popitem(last=False)
-                before = self._n_blocks
-                self._weigh(victim, -1)
-                self._n_evicted += before - self._n_blocks
-                self._attached.pop(key.shard_id, None)
-                self._publish_later(changed, rows, key, None)
+                taken, gone = self._books.offer(block.key, block.size_bytes)
+                for key in gone:
+                    before = self._n_blocks
+                    self._count(self._blocks.pop(key).key, -1)
+                    self._n_evicted += before - self._n_blocks
+                    self._attached.pop(key.shard_id, None)
+                    self._publish_later(changed, rows, key, None)
+                if taken:
+                    self._blocks[block.key] = block
+                    self._count(block.key, 1)
+                    self._n_admitted += 1
+                    self._publish_later(changed, rows, block.key, block.value)
             for shard_id, tables in changed.items():
                 self._make_whole(shard_id, tables)
                 self._attached.pop(shard_id, None)
@@ -211,9 +226,9 @@ class BlockCache:
     def drop_shard(self, shard_id: str) -> None:
         """Forget every block of a shard that no manifest names any more."""
         with self._lock:
-            for queue in (self._guides, self._rows):
-                for key in [key for key in queue if key.shard_id == shard_id]:
-                    self._weigh(queue.pop(key), -1)
+            for key in [key for key in self._blocks if key.shard_id == shard_id]:
+                self._books.remove(key)
+                self._count(self._blocks.pop(key).key, -1)
             self._tables.pop(shard_id, None)
             self._row_tables.pop(shard_id, None)
             self._attached.pop(shard_id, None)
@@ -223,23 +238,25 @@ class BlockCache:
         with self._lock:
             return CacheStats(
                 self._n_blocks,
-                self._size_bytes,
-                self._limit_bytes,
+                self._books.size_bytes,
+                self._books.limit_bytes,
                 self._n_admitted,
                 self._n_evicted,
+                self._books.counts.n_refused,
             )
 
-    def _queue(self, key: BlockKey) -> OrderedDict[BlockKey, Block]:
-        return self._rows if key.section in ROWS else self._guides
+    def resident(self, shard_id: str) -> list[BlockKey]:
+        """Return the keys of a shard's resident blocks; a section in one array is one key, of block -1."""
+        with self._lock:
+            return [key for key in self._blocks if key.shard_id == shard_id]
 
     def _has_whole(self, key: BlockKey) -> bool:
-        return key.section in (LISTS, CODES) and key._replace(block=WHOLE) in self._guides
+        return key.section in (LISTS, CODES) and key._replace(block=WHOLE) in self._blocks
 
-    def _weigh(self, block: Block, sign: int) -> None:
-        key = block.key
-        self._size_bytes += sign * block.size_bytes
-        if key.section in ROWS:
-            self._rows_bytes += sign * block.size_bytes
+    def _whole_of(self, key: BlockKey) -> BlockKey:
+        return key._replace(block=WHOLE) if self._has_whole(key) else key
+
+    def _count(self, key: BlockKey, sign: int) -> None:
         whole = key.block == WHOLE and key.section in (LISTS, CODES)
         self._n_blocks += sign * (self._tables[key.shard_id].list_table.size if whole else 1)
 
@@ -279,23 +296,30 @@ class BlockCache:
         shapes = ((LISTS, tables.M0, np.int32), (CODES, tables.row_bytes, np.uint8))
         size_bytes = sum(tables.n * columns * np.dtype(dtype).itemsize for _, columns, dtype in shapes)
         # While they move, both copies are held: the published tables still have the blocks.
-        room_bytes = min(WHOLE_SHARE * self._limit_bytes, self._limit_bytes - self._size_bytes)
+        limit_bytes = self._books.limit_bytes
+        room_bytes = min(WHOLE_SHARE * limit_bytes, limit_bytes - self._books.size_bytes)
         if not tables.resident or size_bytes > room_bytes:
             return
         for section, columns, dtype in shapes:
             whole = BlockKey(shard_id, section, WHOLE)
-            if whole in self._guides:
+            if whole in self._blocks:
                 continue
+            keys = [whole._replace(block=block) for block in range(tables.list_table.size)]
             rows = np.empty((tables.n, columns), dtype)
             at = 0
-            for block in range(tables.list_table.size):
-                moved = self._guides.pop(whole._replace(block=block))
-                self._weigh(moved, -1)
+            for key in keys:
+                moved = self._blocks.pop(key)
+                self._count(key, -1)
                 rows[at : at + len(moved.value)] = moved.value
                 at += len(moved.value)
             if section == LISTS:
                 tables.set_all_lists(rows)
             else:
                 tables.set_all_codes(rows)
-            self._guides[whole] = Block(whole, rows, rows.nbytes)
-            self._weigh(self._guides[whole], 1)
+            self._books.replace(keys, whole, rows.nbytes)
+            self._blocks[whole] = Block(whole, rows, rows.nbytes)
+            self._count(whole, 1)
+
+
+def _is_row(key: BlockKey) -> bool:
+    return key.section in ROWS

@@ -285,4 +285,4 @@ def _keep_in_use(
         vectors = {row // block_rows for part, row in places if part == number}
         payload = {block for part, block in used if part == number}
         keys = session.keys(sections.VECTORS, vectors) + session.keys(sections.PAYLOAD, payload)
-        engine.cache.use_rows(keys)
+        engine.cache.use(keys)

@@ -132,6 +132,7 @@ def _walk(
             wants = walk.send(None)
     except StopIteration as stop:
         found: Found = stop.value
+        session.used(found)
         return found
     finally:
         walk.close()

@@ -29,7 +29,7 @@ def fetch(
     wanted: Sequence[tuple[ShardSession, Sequence[BlockKey]]],
     meter: ReadMeter,
 ) -> None:
-    """Make blocks resident in their sessions.
+    """Make blocks resident in their sessions, and with them what the cache's prefetch reads ahead.
 
     Args:
         store: holds the shards.
@@ -41,6 +41,7 @@ def fetch(
         CorruptData: bytes from the store fail their checksum; nothing of them is kept.
         StorageError: the store failed.
     """
+    wanted = [(session, [*keys, *session.ahead(keys)]) for session, keys in wanted]
     flat = [(session, key) for session, keys in wanted for key in keys]
     stored: list[bytes | None] = [None] * len(flat)
     if disk is not None:
@@ -57,6 +58,7 @@ def fetch(
     meter.n_blocks += len(lacking)
     meter.n_disk_hits += len(flat) - len(lacking)
     fresh = set(lacking)
+    mended: list[tuple[BlockKey, bytes]] = []
 
     def again(session: ShardSession, key: BlockKey) -> bytes:
         assert disk is not None
@@ -65,7 +67,9 @@ def fetch(
         meter.n_round_trips += 1
         meter.n_requests += 1
         meter.bytes_fetched += part.length or 0
-        return store.get(part.key, part.start, part.length)
+        data = store.get(part.key, part.start, part.length)
+        mended.append((key, data))
+        return data
 
     at = 0
     for session, keys in wanted:
@@ -73,5 +77,6 @@ def fetch(
         from_disk = {flat[i][1] for i in places if i not in fresh}
         session.receive(keys, [stored[i] or b"" for i in places], from_disk, again)
         at += len(keys)
-    if disk is not None and lacking:
-        disk.put_many([(flat[i][1], stored[i] or b"") for i in lacking])
+    if disk is not None and (lacking or mended):
+        # All were decoded by now, so all passed their checks.
+        disk.put_many([(flat[i][1], stored[i] or b"") for i in lacking] + mended)

@@ -18,8 +18,9 @@ from vstore.shard import sections
 from vstore.shard.head import ShardHead
 from vstore.shard.reader import Shard
 from vstore.storage.base import ByteRange
-from vstore.traverse.base import UpperGraph, Wants
+from vstore.traverse.base import Found, UpperGraph, Wants
 from vstore.types import Float32s, Int32s, Int64s, Metric
+from vstore_kernels import layout
 from vstore_kernels.codes import CodeParams
 from vstore_kernels.search import BlockTables
 
@@ -37,6 +38,8 @@ class ShardSession:
         self.n_cache_hits = 0
         self._cache = cache
         self._held: dict[BlockKey, Any] = {}
+        self._met: set[BlockKey] = set()
+        """Lists and codes that this query found or fetched: each is a hit, or used, at most once."""
         self._tables: BlockTables | None = None
         self._tables_are_own = False
 
@@ -60,17 +63,17 @@ class ShardSession:
         tables, held = self._tables, self._held
         lacking: list[BlockKey] = []
         sought: list[BlockKey] = []
+        tabled: list[BlockKey] = []
         for key in keys:
             section, block = key.section, key.block
             if section == sections.LISTS or section == sections.CODES:
                 tables = tables or self.tables
                 resident = tables.has_lists(block) if section == sections.LISTS else tables.has_codes(block)
-                if resident:
-                    self.n_cache_hits += 1
-                else:
-                    lacking.append(key)
+                (tabled if resident else lacking).append(key)
             elif key not in held:
                 sought.append(key)
+        if tabled:
+            self._meet(tabled)
         for key, value in zip(sought, self._cache.get_many(sought) if sought else (), strict=True):
             if value is None:
                 lacking.append(key)
@@ -78,6 +81,36 @@ class ShardSession:
                 held[key] = value
                 self.n_cache_hits += 1
         return lacking
+
+    def ahead(self, missing: Sequence[BlockKey]) -> list[BlockKey]:
+        """Return what the cache's prefetch would read beside the missing blocks, as far as it exists."""
+        keys = self._cache.ahead(missing)
+        if not keys or self.key(sections.HEAD) not in self._held:
+            return []
+        known, tables = set(missing), self.tables
+        found: list[BlockKey] = []
+        for key in keys:
+            section, block = key.section, key.block
+            inside = section in sections.TABLED and 0 <= block < len(tables.list_table)
+            if not inside or key.shard_id != self.shard.shard_id or key in known:
+                continue
+            if not (tables.has_lists(block) if section == sections.LISTS else tables.has_codes(block)):
+                known.add(key)
+                found.append(key)
+        return found
+
+    def used(self, found: Found) -> None:
+        """Tell the cache which lists and codes a walk read: kernels find them without asking it."""
+        if found.blocks is not None:
+            shift = self.tables.block_shift
+            lists = layout.blocks_of(found.node_ids, shift)
+            self._meet(self.keys(sections.LISTS, lists) + self.keys(sections.CODES, found.blocks))
+
+    def _meet(self, resident: Sequence[BlockKey]) -> None:
+        fresh = [key for key in resident if key not in self._met]
+        self.n_cache_hits += len(fresh)
+        self._met.update(fresh)
+        self._cache.use(fresh)
 
     def range_of(self, key: BlockKey) -> ByteRange:
         """Return the part of the shard's object that holds a block."""
@@ -113,6 +146,8 @@ class ShardSession:
                     raise
                 block = self.shard.decode(key, again(self, key), head)
             fetched.append(block)
+            if key.section in sections.TABLED:
+                self._met.add(key)
             if key.section == sections.LISTS:
                 self._own_tables().set_lists(key.block, block.value)
             elif key.section == sections.CODES:

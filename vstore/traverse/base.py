@@ -92,7 +92,11 @@ class WalkParams:
 
 @dataclass(slots=True)
 class Found:
-    """A traversal's candidates by estimated distance, ascending, and what finding them took."""
+    """A traversal's candidates by estimated distance, ascending, and what finding them took.
+
+    `blocks` int32[b] are those whose codes were looked at, ascending, so that a cache knows what is in use;
+    None where a traversal does not say.
+    """
 
     node_ids: Int32s
     distances: Float32s
@@ -100,6 +104,7 @@ class Found:
     n_hops: int = 0
     n_filter_checks: int = 0
     n_lists: int = 0
+    blocks: Int32s | None = None
 
     @classmethod
     def nothing(cls) -> Found:

@@ -33,7 +33,15 @@ def beam_walk(
             n_hops=int(counters[layout.N_HOPS]),
             n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
             n_lists=int(counters[layout.N_LISTS]),
+            blocks=None if graph.tables.resident else _blocks_seen(scratch, graph.tables),
         )
+
+
+def _blocks_seen(scratch: search.SearchScratch, tables: search.BlockTables) -> Int32s:
+    """Return the blocks that hold any node whose distance the walk took."""
+    seen = scratch.visited[: tables.n] == scratch.epoch
+    starts = np.arange(0, tables.n, 1 << tables.block_shift)
+    return np.flatnonzero(np.logical_or.reduceat(seen, starts)).astype(np.int32)
 
 
 def predicted_blocks(graph: GraphView, query: Float32s, params: WalkParams) -> Int32s:

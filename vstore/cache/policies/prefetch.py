@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class NoPrefetch:
     """Reads nothing that was not asked for."""
 
-    def ahead(self, missed: Sequence[Hashable]) -> Sequence[Hashable]:
+    def ahead(self, missed: Sequence[Hashable]) -> tuple[()]:
         """As `Prefetch.ahead`."""
         return ()
 

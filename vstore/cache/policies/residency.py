@@ -75,9 +75,10 @@ class Residency(Generic[K]):
 
     def use(self, keys: Iterable[K]) -> None:
         """Mark keys used, those that are resident; nothing is counted."""
+        sizes, is_lesser = self._sizes, self._is_lesser
         for key in keys:
-            if key in self._sizes:
-                self._policy(key).used(key)
+            if key in sizes:
+                (self._greater if is_lesser is None or not is_lesser(key) else self._lesser).used(key)
 
     def offer(self, key: K, size_bytes: int) -> tuple[bool, list[K]]:
         """Take a key in that was read, if the policies will have it.
