@@ -37,7 +37,7 @@ def evaluate(
         FieldTypeError: a column of another type than `types` says.
         InvalidInput: a column of another number of rows than n.
     """
-    program = [_bind(step, columns, types, n) if isinstance(step, Leaf) else step for step in steps]
+    program = [bind(step, columns, types, n) if isinstance(step, Leaf) else step for step in steps]
     result = np.empty(n, dtype=np.bool_)
     for start in range(0, n, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, n)
@@ -57,7 +57,8 @@ def evaluate(
     return result
 
 
-def _bind(leaf: Leaf, columns: Mapping[str, Column], types: Mapping[str, FieldType], n: int) -> Bound:
+def bind(leaf: Leaf, columns: Mapping[str, Column], types: Mapping[str, FieldType], n: int) -> Bound:
+    """Return the test of one condition on rows of its column. Raises as `evaluate`."""
     column = columns.get(leaf.field)
     if column is None:
         raise UnknownField(f"the filter needs the column of field {leaf.field!r}, which was not given")
@@ -84,7 +85,7 @@ def _bind_test(leaf: Leaf, column: Column) -> Bound:
         return lambda start, stop: present[start:stop].copy()
     if isinstance(test, (Text, TextIn)):
         test = codes_of(test, column.dictionary or ())
-    match = _matcher(test, values.dtype)
+    match = matcher(test, values.dtype)
     if match is None:
         return lambda start, stop: np.zeros(stop - start, dtype=np.bool_)
     if offsets is not None:
@@ -107,7 +108,7 @@ def _any_item(match: Matcher, values: npt.NDArray[Any], bounds: npt.NDArray[np.i
     return matching
 
 
-def _matcher(test: Interval | OneOf, dtype: np.dtype[Any]) -> Matcher | None:
+def matcher(test: Interval | OneOf, dtype: np.dtype[Any]) -> Matcher | None:
     """Return the matcher of a test on numbers, or None where nothing can match."""
     if isinstance(test, Interval):
         return _interval(test, dtype)

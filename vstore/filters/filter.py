@@ -11,9 +11,10 @@ from vstore.filters import ast, describe, evaluate
 from vstore.filters.check import TypedStep, type_tree
 from vstore.filters.expressions import Expression, Field
 from vstore.filters.parse import parse_filter
+from vstore.filters.zones import Summary, ZonedRows, asks_for_values
 from vstore.format.columns import Column
 from vstore.format.scalars import kind_of, short
-from vstore.types import Bools, FieldType, Schema
+from vstore.types import Bools, FieldType, Int64s, Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,21 @@ class Filter:
             InvalidInput: a column of another number of rows.
         """
         return evaluate.evaluate(self._steps, columns, self._types, n)
+
+    def by_zones(
+        self,
+        starts: Int64s,
+        n: int,
+        block_rows: int,
+        whole: Mapping[str, Column],
+        summaries: Mapping[str, Summary],
+    ) -> ZonedRows:
+        """Return what is decided of n rows where only some columns are here; arguments as of `ZonedRows`."""
+        return ZonedRows(self._steps, self._types, starts, n, block_rows, whole, summaries)
+
+    def asks_for_values(self, field: str) -> bool:
+        """Return whether the filter asks the field for few given values, which Bloom filters can tell."""
+        return asks_for_values(self._steps, field)
 
     def describe(self) -> str:
         """Return the filter as an F expression on one line, long $in shortened."""

@@ -70,8 +70,8 @@ class ShardFileWriter:
         """Add a section that travels with the head."""
         self._in_head[name] = data
 
-    def add(self, name: str, blocks: Iterable[bytes], *, compress: bool = True) -> None:
-        """Add a section of blocks, in order.
+    def add(self, name: str, blocks: Iterable[bytes], *, compress: bool = True) -> int:
+        """Add a section of blocks, in order; return the bytes that it takes.
 
         Args:
             name: the section; each name once.
@@ -95,6 +95,7 @@ class ShardFileWriter:
             "compressed": compress,
         }
         self._sections[name] = Extent(start, self._at - start)
+        return self._at - start
 
     def finish(self) -> tuple[bytes, Extent, dict[str, Extent]]:
         """Return the file, and the extents of its head and of each section of blocks."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from vstore.cache import BlockKey
 from vstore.filters import Filter
-from vstore.format.columns import Column, null_column
 from vstore.ingest.view import LiveShard
+from vstore.query.matching import matching_rows
 from vstore.query.passing import PassingRows
 from vstore.query.planner import Plan, ShardPlans
 from vstore.query.request import SearchRequest
@@ -63,17 +63,8 @@ def passing_rows(
         return live.live
     passing = known.get(session.shard.shard_id, filter)
     if passing is None:
-        shard, names = session.shard, sorted(filter.fields)
-        held = [name for name in names if shard.has_column(name)]
-        yield [head, *(session.key(sections.column_section(name)) for name in held)]
-        columns: dict[str, Column] = {
-            name: session.get(sections.column_section(name))
-            if name in held
-            else null_column(shard.schema.fields[name], session.n)
-            for name in names
-        }
-        passing = bitmap.pack(filter.evaluate(columns, session.n))
-        known.put(shard.shard_id, filter, passing)
+        passing = bitmap.pack((yield from matching_rows(session, filter)))
+        known.put(session.shard.shard_id, filter, passing)
     else:
         yield [head]
     return passing if live.live is None else bitmap.both(passing, live.live)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vstore.errors import InvalidInput
-from vstore.format.column_codec import encode_column
 from vstore.format.columns import take_column
 from vstore.format.frame import pack
 from vstore.format.manifest import ShardEntry
@@ -19,6 +18,7 @@ from vstore.shard import sections
 from vstore.shard.calibration import Calibration, n_held_out
 from vstore.shard.calibration.codec import encode_calibration
 from vstore.shard.calibration.trial import CodeTrial
+from vstore.shard.columns import add_column
 from vstore.shard.head import encode_code_params, encode_meta
 from vstore.shard.payload import payload_block_rows, payload_blocks
 from vstore.shard.space import to_space
@@ -34,10 +34,12 @@ class ShardBuilder:
 
     Args:
         n_threads: threads for clusters and graph.
+        column_block_rows: rows of a block of a column; default: sections.COLUMN_BLOCK_ROWS.
     """
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(self, n_threads: int, column_block_rows: int | None = None) -> None:
         self._n_threads = n_threads
+        self._column_block_rows = column_block_rows or sections.COLUMN_BLOCK_ROWS
 
     def __call__(
         self,
@@ -85,9 +87,10 @@ class ShardBuilder:
         fields = tuple(schema.fields.items())
         payload_rows = payload_block_rows(rows)
         writer = ShardFileWriter()
-        _add_head(writer, schema, index, rows.n, payload_rows, order, params, trial.calibration)
+        column_rows = self._column_block_rows
+        _add_head(writer, schema, index, rows.n, payload_rows, column_rows, order, params, trial.calibration)
         for name, _ in fields:
-            writer.add(sections.column_section(name), [encode_column(rows.columns[name])])
+            add_column(writer, name, rows.columns[name], column_rows, order.offsets)
         writer.add(sections.UPPER, [_upper(graph, encoded)])
         writer.add(sections.LISTS, _list_blocks(graph.neighbors, index.block_rows))
         # Codes and float vectors are noise to zstd: compressing them costs time and saves nothing.
@@ -109,6 +112,7 @@ def _add_head(
     index: IndexSettings,
     n: int,
     payload_rows: int,
+    column_rows: int,
     order: clusters.ClusterOrder,
     params: CodeParams,
     calibration: Calibration | None,
@@ -122,6 +126,7 @@ def _add_head(
             M0=2 * index.M,
             block_rows=index.block_rows,
             payload_block_rows=payload_rows,
+            column_block_rows=column_rows,
             fields=tuple(schema.fields.items()),
         ),
     )

@@ -41,6 +41,13 @@ class ShardHead:
     size_bytes: int
     calibration: Calibration | None = None
     """What was measured when the shard was built; None in shards without it."""
+    column_block_rows: int = 0
+    """Rows of a block of a column; 0 where a column is one block, as it once was."""
+
+    @property
+    def zone_starts(self) -> Int64s:
+        """int64[Z]: the first row of each zone of a column: where a cluster or a block of it begins."""
+        return zone_starts(self.cluster_offsets, self.column_block_rows)
 
     def empty_tables(self) -> BlockTables:
         """Return block tables of this shard's shape with nothing resident."""
@@ -51,6 +58,14 @@ class ShardHead:
         return min(self.block_rows, self.n - block * self.block_rows)
 
 
+def zone_starts(cluster_offsets: Int64s, column_block_rows: int) -> Int64s:
+    """Return the first row of each zone (int64[Z], ascending) of clusters of at least one row."""
+    n = int(cluster_offsets[-1])
+    blocks = np.arange(0, n, column_block_rows or n, dtype=np.int64)
+    starts = np.unique(np.concatenate([cluster_offsets[:-1], blocks]))
+    return starts[starts < n]
+
+
 def encode_meta(
     *,
     n: int,
@@ -59,6 +74,7 @@ def encode_meta(
     M0: int,
     block_rows: int,
     payload_block_rows: int,
+    column_block_rows: int,
     fields: tuple[tuple[str, FieldType], ...],
 ) -> bytes:
     """Return the bytes of the META section."""
@@ -70,6 +86,7 @@ def encode_meta(
             "M0": M0,
             "block_rows": block_rows,
             "payload_block_rows": payload_block_rows,
+            "column_block_rows": column_block_rows,
             "vector_block_rows": sections.vector_block_rows(dim),
             "fields": [list(field) for field in fields],
         }
@@ -105,6 +122,7 @@ def decode_head(data: bytes, where: str, start: int | None = None) -> ShardHead:
             centroids=np.ascontiguousarray(centroids.reshape(len(offsets) - 1, -1), dtype=np.float32),
             cluster_offsets=np.ascontiguousarray(offsets, dtype=np.int64),
             size_bytes=len(data),
+            column_block_rows=natural(meta.get("column_block_rows", 0)),
             calibration=(
                 decode_calibration(file.head_section(sections.CALIBRATION), where)
                 if file.has_head_section(sections.CALIBRATION)
@@ -130,7 +148,10 @@ def _check(head: ShardHead, where: str) -> None:
         raise CorruptData(
             f"{where}: M0 {head.M0} is not even, or block_rows {head.block_rows} is no power of 2"
         )
+    column_rows = head.column_block_rows or head.n
+    columns = [(name, column_rows) for name in head.file.sections if name.startswith(("column:", "bloom:"))]
     for name, rows in (
+        *columns,
         (sections.LISTS, head.block_rows),
         (sections.CODES, head.block_rows),
         (sections.VECTORS, head.vector_block_rows),

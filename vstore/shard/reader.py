@@ -9,17 +9,18 @@ import numpy as np
 from vstore.cache import Block, BlockCache, BlockKey
 from vstore.errors import CorruptData
 from vstore.format.column_codec import decode_column
-from vstore.format.columns import Column, null_column
+from vstore.format.columns import Column, concat_columns, null_column
 from vstore.format.frame import decoding, unpack
 from vstore.format.manifest import ShardEntry
 from vstore.format.rows import RowBatch
 from vstore.format.rows_codec import decode_keys, hash_keys
+from vstore.format.zones import decode_zones
 from vstore.shard import sections
 from vstore.shard.head import ShardHead, decode_head
 from vstore.shard.payload import Fields, decode_payload
 from vstore.storage.base import ByteRange, ObjectStore
 from vstore.traverse.base import UpperGraph
-from vstore.types import IdKind, Int32s, Int64s, Key, Schema
+from vstore.types import IdKind, Int32s, Int64s, Key, Schema, UInt8s
 from vstore_kernels import lists
 from vstore_kernels.build import UpperLevels
 
@@ -63,6 +64,14 @@ class Shard:
     def has_column(self, field: str) -> bool:
         """Return whether the shard was built with this field."""
         return sections.column_section(field) in self.entry.sections
+
+    def has_zones(self, field: str) -> bool:
+        """Return whether the shard has a summary of the field's column."""
+        return sections.zones_section(field) in self.entry.sections
+
+    def has_blooms(self, field: str) -> bool:
+        """Return whether the shard has Bloom filters of the field's column."""
+        return sections.bloom_section(field) in self.entry.sections
 
     def range_of(self, key: BlockKey, head: ShardHead | None) -> ByteRange:
         """Return the part of the object that holds a block; single blocks need the head."""
@@ -120,7 +129,12 @@ class Shard:
                 return _decoded_index(blocks[0], head.n, where)
             if key.section == sections.UPPER:
                 return _decoded_upper(blocks[0], head, where)
-            return decode_column(blocks[0], where)
+            if key.section.startswith("zones:"):
+                rows_of = np.diff(np.append(head.zone_starts, head.n))
+                return decode_zones(blocks[0], rows_of, where)
+            if key.section.startswith("bloom:"):
+                return _decoded_blooms(blocks, where)
+            return _decoded_columns(blocks, key.block, head, where)
 
     def _decoded_keys(self, blocks: list[bytes], where: str) -> Int64s | tuple[str, ...]:
         parts = []
@@ -198,6 +212,26 @@ class Shard:
         from vstore.shard.session import ShardSession
 
         return ShardSession(self, self.cache)
+
+
+def _decoded_columns(blocks: list[bytes], first: int, head: ShardHead, where: str) -> Column:
+    """Return the column that consecutive blocks hold; `first` is the number of the first, or WHOLE."""
+    columns = [decode_column(data, where) for data in blocks]
+    block_rows, at = head.column_block_rows or head.n, max(first, 0)
+    for block, column in enumerate(columns, at):
+        rows = min(block_rows, head.n - block * block_rows)
+        if column.n != rows or column.type != columns[0].type:
+            raise CorruptData(
+                f"{where}: block {block} has {column.n} rows of {column.type}; it should have {rows} "
+                f"of {columns[0].type}"
+            )
+    return concat_columns(columns)
+
+
+def _decoded_blooms(blocks: list[bytes], where: str) -> tuple[UInt8s, ...]:
+    if not all(blocks):
+        raise CorruptData(f"{where}: a Bloom filter is empty")
+    return tuple(np.frombuffer(data, np.uint8) for data in blocks)
 
 
 def _decoded_index(data: bytes, n: int, where: str) -> tuple[Any, Int32s]:

@@ -36,6 +36,16 @@ def column_section(field: str) -> str:
     return f"column:{field}"
 
 
+def zones_section(field: str) -> str:
+    """Return the name of the section that summarizes a field's column."""
+    return f"zones:{field}"
+
+
+def bloom_section(field: str) -> str:
+    """Return the name of the section with the Bloom filters of a field's column."""
+    return f"bloom:{field}"
+
+
 def vector_block_rows(dim: int) -> int:
     """Return the rows of a block of exact vectors: a power of two, about 32 KiB, at least 8.
 
@@ -52,3 +62,9 @@ PAYLOAD_BLOCK_BYTES: Final = 32 << 10
 """About what a payload block holds decoded: a hit reads one, so documents of 1 MB get a block each."""
 MAX_PAYLOAD_BLOCK_ROWS: Final = 64
 KEY_BLOCK_ROWS: Final = 65_536
+COLUMN_BLOCK_ROWS: Final = 4096
+"""A filter that clusters decide reads a block or two of a column: 32 KiB of numbers before compression."""
+WHOLE_COLUMN_BYTES: Final = 1 << 20
+"""A column of at most so many bytes is read whole, with the head: sparing some is not worth a round trip."""
+BLOOM_SHARE: Final = 0.25
+"""Bloom filters are kept where they take at most this share of their column's bytes."""

@@ -12,6 +12,7 @@ from vstore.errors import FormatError, ObjectNotFound
 from vstore.format.columns import Column, column_values
 from vstore.format.rows_codec import hash_keys
 from vstore.format.shard_file import FILE_MAGIC, TRAILER_BYTES, read_trailer
+from vstore.format.zones import bloom_blocks, encode_zones, summarize
 from vstore.ingest.batches import Keys, last_rows
 from vstore.shard import sections
 from vstore.shard.head import ShardHead
@@ -127,6 +128,8 @@ class _ShardCheck:
             "sections, head and trailer do not cover the file",
         )
         known = {sections.column_section(name) for name, _ in head.fields} | _SECTIONS
+        if head.column_block_rows and head.n > head.column_block_rows:
+            known |= {sections.zones_section(name) for name, _ in head.fields}
         missing = known - set(entry.sections)
         self.findings.expect(not missing, self.key, f"sections are missing: {', '.join(sorted(missing))}")
         return len(self.findings.report.problems) == n_before
@@ -149,7 +152,28 @@ class _ShardCheck:
             self.key,
             f"column {name!r} is {column.n} rows of {column.type}, not {self.shard.n} of {kind}",
         )
+        if fits and self.shard.has_zones(name):
+            self._check_summary(name, column)
         return column if fits else None
+
+    def _check_summary(self, name: str, column: Column) -> None:
+        """Make zones and Bloom filters again: what they rule out wrongly, no filter would find."""
+        assert self.head is not None
+        zones = self._whole(sections.zones_section(name))
+        if zones is not None:
+            self.findings.expect(
+                encode_zones(zones) == encode_zones(summarize(column, self.head.zone_starts)),
+                self.key,
+                f"the summary of column {name!r} is not that of its rows",
+            )
+        if self.shard.has_blooms(name):
+            blooms = self._whole(sections.bloom_section(name))
+            wanted = bloom_blocks(column, self.head.column_block_rows)
+            self.findings.expect(
+                blooms is None or [bloom.tobytes() for bloom in blooms] == list(wanted),
+                self.key,
+                f"the Bloom filters of column {name!r} are not those of its rows",
+            )
 
     def _check_keys(self, keys: Keys | None) -> None:
         index = self._whole(sections.KEY_INDEX)
@@ -292,6 +316,8 @@ _SECTIONS = {
 
 def _block_rows(section: str, head: ShardHead) -> int:
     """Return how many rows a block of the section holds; all of them where it has one block."""
+    if section.startswith(("column:", "bloom:")):
+        return head.column_block_rows or head.n
     return {
         sections.LISTS: head.block_rows,
         sections.CODES: head.block_rows,
