@@ -1,0 +1,82 @@
+"""Beam searches around an expansion of one's own, driven as the generators that traversals are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vstore.lab.expand import N_LAB_STATE
+from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
+from vstore.traverse.scratch import ScratchPool
+from vstore.types import Bitmap, Int32s
+from vstore_kernels import layout, search
+from vstore_kernels.codes import QueryCode, check_row_bytes
+from vstore_kernels.search import BlockTables, SearchScratch, apart
+
+
+class LabScratch(SearchScratch):
+    """Scratch with room for expansions that go two hops in full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = apart(N_LAB_STATE, np.int64)
+
+    def fit(self, tables: BlockTables, n_seeds: int, ef: int, mode: int) -> None:
+        """As `SearchScratch.fit`."""
+        room = tables.M0 * (tables.M0 + 1)
+        if self.buffer.size < room:
+            self.failing, self.buffer = np.empty(room, np.int32), np.empty(room, np.int32)
+            self.heap_nodes, self.heap_distances = np.empty(room, np.int32), np.empty(room, np.float32)
+        super().fit(tables, n_seeds, ef, mode)
+
+
+POOL: ScratchPool[LabScratch] = ScratchPool(LabScratch)
+
+
+def expansion_walk(
+    graph: GraphView, code: QueryCode, seeds: Int32s, passing: Bitmap, walk: Any, params: WalkParams
+) -> Walk:
+    """Run a beam of passing nodes from `seeds`, yielding the blocks it lacks, and return its candidates.
+
+    Args:
+        graph: the shard.
+        code: the query, prepared.
+        seeds: int32[m >= 1], node ids; those that fail the filter are dropped.
+        passing: rows that may be returned.
+        walk: from `expand.compile_walk`.
+        params: the search's width.
+    """
+    with POOL.lend() as scratch:
+        search.begin(scratch, graph.tables, seeds, params.ef, layout.ACORN)
+        lookahead = params.ef if params.lookahead is None else params.lookahead
+        while not _run(walk, scratch, graph.tables, code, passing, lookahead):
+            scratch.counters[layout.N_STOPS] += 1
+            yield Wants(scratch.needs_lists.copy(), scratch.needs_codes.copy())
+        node_ids, distances = search.results(scratch)
+        counters = scratch.counters
+        return Found(
+            node_ids,
+            distances,
+            n_distances=int(counters[layout.N_DISTANCES]),
+            n_hops=int(counters[layout.N_HOPS]),
+            n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
+            n_lists=int(counters[layout.N_LISTS]),
+        )
+
+
+def _run(
+    walk: Any, scratch: LabScratch, tables: BlockTables, code: QueryCode, passing: Bitmap, lookahead: int
+) -> bool:
+    if passing.size * 64 < tables.n or scratch.n != tables.n:
+        raise ValueError(f"a bitmap of {passing.size} words does not cover {tables.n} nodes")
+    check_row_bytes(code, tables.row_bytes)
+    return bool(
+        walk(
+            scratch.state, scratch.counters, scratch.beam_nodes, scratch.beam_distances, scratch.heap_nodes,
+            scratch.heap_distances, scratch.seeds, scratch.visited, scratch.buffer, scratch.failing,
+            scratch.wanted, scratch.need_lists, scratch.need_codes, scratch.n_needs, tables.list_table,
+            tables.code_table, tables.block_shift, tables.M0, tables.row_bytes, tables.resident,
+            code.packed, code.factors, code.bits, code.width, code.bias_at, passing, lookahead,
+        )
+    )  # fmt: skip
