@@ -23,6 +23,7 @@ RUN_HERE = (
     "README.md",
     "docs/CACHE.md",
     "docs/RERANKING.md",
+    "docs/LAB.md",
     "docs/README.md",
     "docs/REFERENCE.md",
     "ARCHITECTURE.md",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,17 +54,58 @@ def expansion_walk(
         lookahead = params.ef if params.lookahead is None else params.lookahead
         while not _run(walk, scratch, graph.tables, code, passing, lookahead):
             scratch.counters[layout.N_STOPS] += 1
+            _watch(params, scratch)
             yield Wants(scratch.needs_lists.copy(), scratch.needs_codes.copy())
-        node_ids, distances = search.results(scratch)
-        counters = scratch.counters
-        return Found(
-            node_ids,
-            distances,
-            n_distances=int(counters[layout.N_DISTANCES]),
-            n_hops=int(counters[layout.N_HOPS]),
-            n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
-            n_lists=int(counters[layout.N_LISTS]),
-        )
+        _watch(params, scratch)
+        return _found(scratch)
+
+
+def mode_walk(
+    graph: GraphView,
+    code: QueryCode,
+    seeds: Int32s,
+    passing: Bitmap | None,
+    mode: int,
+    ef: int,
+    params: WalkParams,
+) -> Walk:
+    """As `expansion_walk`, with the engine's kernel in one of its own modes and a beam `ef` wide."""
+    with POOL.lend() as scratch:
+        search.begin(scratch, graph.tables, seeds, ef, mode)
+        lookahead = ef if params.lookahead is None else params.lookahead
+        while search.step(scratch, graph.tables, code, passing, lookahead) == layout.NEEDS:
+            _watch(params, scratch)
+            yield Wants(scratch.needs_lists.copy(), scratch.needs_codes.copy())
+        _watch(params, scratch)
+        return _found(scratch)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedParams(WalkParams):
+    """Parameters of a walk that is looked at: `watch` gets the nodes scored so far (int32[m], ascending) at
+    each stop and at the end.
+    """
+
+    watch: Callable[[Int32s], None] | None = None
+
+
+def _watch(params: WalkParams, scratch: LabScratch) -> None:
+    if isinstance(params, WatchedParams) and params.watch is not None:
+        met = scratch.visited[: scratch.n] == scratch.epoch
+        params.watch(np.flatnonzero(met).astype(np.int32))
+
+
+def _found(scratch: LabScratch) -> Found:
+    node_ids, distances = search.results(scratch)
+    counters = scratch.counters
+    return Found(
+        node_ids,
+        distances,
+        n_distances=int(counters[layout.N_DISTANCES]),
+        n_hops=int(counters[layout.N_HOPS]),
+        n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
+        n_lists=int(counters[layout.N_LISTS]),
+    )
 
 
 def _run(

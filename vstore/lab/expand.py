@@ -20,8 +20,10 @@ The walk around it is that of `vstore_kernels.walk`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
+import types
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -154,73 +156,72 @@ def _undo(search: SearchView, m: Int) -> None:
     search.state[CROSSED] = 0
 
 
-def _make_walk(expand: Any, digest: str) -> Any:
-    """Return the beam search around `expand`: `vstore_kernels.walk.walk` with another expansion."""
-
-    @kernel(cache=False)
-    def look_ahead(
-        search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
-    ) -> None:
-        """Note what the next nodes of the beam lack, each expansion taken back."""
-        at = search.state[CURRENT] + 1
-        looked = 1
-        while at < search.state[SIZE] and looked < lookahead:
-            node = np.int64(search.beam_nodes[at])
-            at += 1
-            if node >= 0:
-                looked += 1
-                _undo(search, expand(node, search, tables, query, passing))
-
-    _name(look_ahead, digest + "+")
-
-    @kernel()
-    def walk(
-        state: Any, counters: Any, beam_nodes: Any, beam_distances: Any, heap_nodes: Any, heap_distances: Any,
-        seeds: Any, visited: Any, buffer: Any, failing: Any, wanted: Any, need_lists: Any, need_codes: Any,
-        n_needs: Any, list_table: Any, code_table: Any, block_shift: Int, M0: Int, row_bytes: Int,
-        resident: bool, packed: Any, factors: Any, bits: Int, width: Int, bias_at: Int, passing: Any,
-        lookahead: Int,
-    ) -> bool:  # fmt: skip
-        n_needs[:] = 0
-        # fmt: off
-        search = SearchView(
-            state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, seeds, visited, buffer,
-            failing, wanted, need_lists, need_codes, n_needs,
-        )
-        # fmt: on
-        tables = TableView(list_table, code_table, block_shift, M0, row_bytes, resident)
-        query = QueryView(packed, factors, bits, width, bias_at)
-        if state[N_SEEDS] > 0:
-            if not seeds_ready(search, tables, passing):
-                return False
-            _take(seeds, state[N_SEEDS], search, tables, query, passing)
-            state[N_SEEDS] = 0
-            state[CURRENT] = 0
-        while True:
-            node = _next_node(search)
-            if node < 0:
-                return True
-            _prefetch_following(search, tables)
-            state[CROSSED] = 0
-            before = (
-                counters[N_DISTANCES], counters[N_FILTER_CHECKS], counters[N_LISTS], counters[N_TWO_HOPS]
-            )  # fmt: skip
-            m = expand(node, search, tables, query, passing)
-            if not resident and n_needs[0] + n_needs[1] > 0:
-                _undo(search, m)
-                look_ahead(search, tables, query, passing, lookahead)
-                _forget(search)
-                (
-                    counters[N_DISTANCES], counters[N_FILTER_CHECKS], counters[N_LISTS], counters[N_TWO_HOPS]
-                ) = before  # fmt: skip
-                return False
-            counters[N_HOPS] += 1
-            beam_nodes[state[CURRENT]] = ~node
-            _take(buffer, m, search, tables, query, passing)
-
-    return walk
+# Placeholders: `compile_walk` makes copies of the two functions below that name an expansion here.
+_expand: Any = None
+_look_ahead: Any = None
 
 
+def _look_ahead_template(
+    search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
+) -> None:
+    """Note what the next nodes of the beam lack, each expansion taken back."""
+    at = search.state[CURRENT] + 1
+    looked = 1
+    while at < search.state[SIZE] and looked < lookahead:
+        node = np.int64(search.beam_nodes[at])
+        at += 1
+        if node >= 0:
+            looked += 1
+            _undo(search, _expand(node, search, tables, query, passing))
+
+
+def _walk_template(
+    state: Any, counters: Any, beam_nodes: Any, beam_distances: Any, heap_nodes: Any, heap_distances: Any,
+    seeds: Any, visited: Any, buffer: Any, failing: Any, wanted: Any, need_lists: Any, need_codes: Any,
+    n_needs: Any, list_table: Any, code_table: Any, block_shift: Int, M0: Int, row_bytes: Int,
+    resident: bool, packed: Any, factors: Any, bits: Int, width: Int, bias_at: Int, passing: Any,
+    lookahead: Int,
+) -> bool:  # fmt: skip
+    """As `vstore_kernels.walk.walk`, with an expansion of its own."""
+    n_needs[:] = 0
+    search = SearchView(
+        state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, seeds, visited, buffer,
+        failing, wanted, need_lists, need_codes, n_needs,
+    )  # fmt: skip
+    tables = TableView(list_table, code_table, block_shift, M0, row_bytes, resident)
+    query = QueryView(packed, factors, bits, width, bias_at)
+    if state[N_SEEDS] > 0:
+        if not seeds_ready(search, tables, passing):
+            return False
+        _take(seeds, state[N_SEEDS], search, tables, query, passing)
+        state[N_SEEDS] = 0
+        state[CURRENT] = 0
+    while True:
+        node = _next_node(search)
+        if node < 0:
+            return True
+        _prefetch_following(search, tables)
+        state[CROSSED] = 0
+        n_distances = counters[N_DISTANCES]
+        n_checks = counters[N_FILTER_CHECKS]
+        n_lists = counters[N_LISTS]
+        n_two_hops = counters[N_TWO_HOPS]
+        m = _expand(node, search, tables, query, passing)
+        if not resident and n_needs[0] + n_needs[1] > 0:
+            _undo(search, m)
+            _look_ahead(search, tables, query, passing, lookahead)
+            _forget(search)
+            counters[N_DISTANCES] = n_distances
+            counters[N_FILTER_CHECKS] = n_checks
+            counters[N_LISTS] = n_lists
+            counters[N_TWO_HOPS] = n_two_hops
+            return False
+        counters[N_HOPS] += 1
+        beam_nodes[state[CURRENT]] = ~node
+        _take(buffer, m, search, tables, query, passing)
+
+
+@functools.cache
 def compile_walk(expand: Any) -> Any:
     """Return the beam search around an expansion function: a kernel with the arguments of `walk.walk`.
 
@@ -228,25 +229,25 @@ def compile_walk(expand: Any) -> Any:
     file of the expansion changes.
     """
     digest = _digest(expand)
-    _name(expand, digest)
-    return _make_walk(expand, digest)
+    names: dict[str, Any] = {"_expand": expand}
+    names["_look_ahead"] = kernel(cache=False)(_copy(_look_ahead_template, names, digest))
+    return kernel()(_copy(_walk_template, names, digest))
+
+
+def _copy(template: Any, names: dict[str, Any], digest: str) -> Any:
+    """Return a function that reads some of its globals from `names`; numba caches it by its own name."""
+    function = types.FunctionType(template.__code__, {**template.__globals__, **names})
+    function.__name__ = f"{template.__name__}_{digest}"
+    function.__qualname__ = function.__name__
+    function.__module__ = template.__module__
+    return function
 
 
 def _digest(expand: Any) -> str:
     """Return a digest of an expansion's name and of every file that its walk is compiled from."""
     function = getattr(expand, "py_func", expand)
     own = [Path(__file__), Path(inspect.getsourcefile(function) or __file__)]
-    digest = hashlib.blake2b(f"{function.__module__}.{function.__qualname__}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{function.__module__}.{function.__qualname__}".encode(), digest_size=8)
     for path in (*sorted(Path(vstore_kernels.__path__[0]).glob("*.py")), *own):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _name(function: Any, name: str) -> None:
-    """Give a compiled function the name by which every process knows it, so that numba finds its cache.
-
-    numba keys its cache by what a closure holds, and a function held counts by a random number unless it was
-    given one. Where numba does not let it be given, each process compiles anew.
-    """
-    if hasattr(function, "_set_uuid") and getattr(function, "_MemoMixin__uuid", None) is None:
-        function._set_uuid(name)

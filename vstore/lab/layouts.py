@@ -11,10 +11,13 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from vstore.cache import BlockKey
 from vstore.lab.index import LabIndex
+from vstore.shard.sections import WHOLE
 from vstore.types import Int64s
 
 LISTS, CODES, VECTORS, UPPER = "lists", "codes", "vectors", "upper"
+OBJECT: Final = "shard"
 SECTIONS: Final = (LISTS, CODES, VECTORS, UPPER)
 
 
@@ -28,6 +31,8 @@ class Placement:
     """int64[U]: the offset of each unit."""
     sizes: Int64s
     """int64[U]: its bytes."""
+    keys: tuple[BlockKey, ...]
+    """Of each unit: what caches know it by, the first of its sections and its block."""
 
     @classmethod
     def of_units(cls, sizes: dict[str, Int64s], together: tuple[tuple[str, ...], ...]) -> Placement:
@@ -40,6 +45,7 @@ class Placement:
         """
         unit_of: dict[str, Int64s] = {}
         unit_bytes = []
+        keys: list[BlockKey] = []
         first = 0
         for group in together:
             total = np.sum([sizes[section] for section in group], axis=0).astype(np.int64)
@@ -47,10 +53,13 @@ class Placement:
                 unit_of[section] = first + np.arange(len(total), dtype=np.int64)
             unit_bytes.append(total)
             first += len(total)
+            # What exists once is a whole section, as in the engine: it has no neighbours to read ahead.
+            blocks = range(len(total)) if group[0] != UPPER else (WHOLE,)
+            keys.extend(BlockKey(OBJECT, group[0], block) for block in blocks)
         flat = np.concatenate(unit_bytes)
         starts = np.zeros(len(flat), np.int64)
         np.cumsum(flat[:-1], out=starts[1:])
-        return cls(unit_of, starts, flat)
+        return cls(unit_of, starts, flat, tuple(keys))
 
 
 class Layout(Protocol):

@@ -19,8 +19,8 @@ S3_STANDARD: Final = StoreModel(
     usd_per_1000_requests=0.0004,
     source=(
         "Latency: Durner, Leis & Neumann 2023 (VLDB 16:11) measure some 30 ms for small GETs; AWS's "
-        "performance guidelines speak of 100-200 ms, which the tail covers. 85-90 MB/s a connection and 5,500 GET/s "
-        "a prefix: the same guidelines. A link of 10 Gbit/s. Price: us-east-1, GET, same region."
+        "performance guidelines speak of 100-200 ms, which the tail covers. 85-90 MB/s a connection and "
+        "5,500 GET/s a prefix: the same guidelines. A link of 10 Gbit/s. Price: us-east-1, GET, same region."
     ),
 )
 S3_EXPRESS: Final = StoreModel(
