@@ -79,7 +79,7 @@ def test_every_rerank_setting_is_documented() -> None:
 
 def test_every_command_is_documented_and_shows_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    upkeep = {"compact", "verify", "export", "gc", "tag", "restore"}
+    upkeep = {"compact", "verify", "export", "gc", "tag", "restore", "add-field", "drop-field"}
     assert set(commands) == {"demo", "info", "import", "search", "warm", "eval", "serve"} | upkeep
     for name, command in commands.items():
         assert f"`vstore {name}" in REFERENCE

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from vstore.catalog import Catalog, layout
-from vstore.catalog.pins import At, Lease, delete_tag, find_snapshot
-from vstore.errors import Closed, InvalidInput, ReadOnly, StaleRead, WriterFenced
+from vstore.catalog import layout
+from vstore.catalog.pins import At, delete_tag
+from vstore.errors import InvalidInput
 from vstore.filters import FilterLike, compile_filter
+from vstore.handle import Handle, Parts
+from vstore.ingest.batches import Keys
 from vstore.ingest.inputs import as_keys, as_vectors, check_unique, row_batch
-from vstore.ingest.reader import OpenShard, load_view, open_snapshot
-from vstore.ingest.registry import WriterRegistry
-from vstore.ingest.token import VersionToken, parse_token
+from vstore.ingest.schema import check_field, with_field, without_field
 from vstore.ingest.update import Missing, as_changes, check_missing, updated_rows
 from vstore.ingest.view import CollectionView
-from vstore.ingest.writer import Writer
 from vstore.progress import progress_of
 from vstore.query import read
 from vstore.query.answers import search_resident
@@ -29,30 +24,15 @@ from vstore.query.batch import search_batch
 from vstore.query.request import CompiledFilters, SearchRequest, check_k, search_request
 from vstore.query.resident import ResidentShards
 from vstore.query.scan import Scanned, scan
-from vstore.query.search import Engine, explain, hits_of, rank
+from vstore.query.search import explain, hits_of, rank
 from vstore.rerank.stage import apply, as_stages, depth_of
-from vstore.settings import IndexSettings, Settings
 from vstore.shard.reader import Shard
-from vstore.types import BatchHits, Hits, Receipt, Record, Schema
+from vstore.types import BatchHits, FieldType, Hits, Receipt, Record
 
 Progress = bool | Callable[[int, int], None]
-REFRESH_DELAY_S = 0.01
-"""Between two looks for a version token, at first; it doubles up to twenty times that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the handles of one connection share."""
-
-    catalog: Catalog
-    engine: Engine
-    settings: Settings
-    writers: WriterRegistry[Shard]
-    open_shard: OpenShard[Shard]
-    read_only: bool
-
-
-class Collection:
+class Collection(Handle):
     """Vectors with attributes and documents under one name. Made by `Database`; thread-safe.
 
     Reads see every write made through the same connection, and what others had published when the
@@ -61,58 +41,9 @@ class Collection:
     """
 
     def __init__(self, name: str, parts: Parts, at: At | None = None) -> None:
-        self._name = name
-        self._parts = parts
-        self._engine = parts.engine
-        self._lock = threading.Lock()
-        self._writer: Writer[Shard] | None = None
-        self._closed = False
-        self._at = at
-        self._lease: Lease | None = None
-        self._loaded = self._first_view(parts)
+        super().__init__(name, parts, at)
         self._filters = CompiledFilters(self._loaded.schema)
         self._resident = ResidentShards(parts.engine.cache, parts.engine.passing)
-
-    def _first_view(self, parts: Parts) -> CollectionView[Shard]:
-        if self._at is None:
-            return load_view(parts.catalog, self._name, parts.settings, open_shard=parts.open_shard)
-        manifest = find_snapshot(parts.catalog, self._name, self._at)
-        # A tag keeps its version by itself, and who may only read cannot leave a lease.
-        if not isinstance(self._at, str) and not parts.read_only:
-            self._lease = Lease(parts.catalog, manifest, parts.settings)
-        return open_snapshot(parts.catalog, manifest, parts.settings, open_shard=parts.open_shard)
-
-    @property
-    def name(self) -> str:
-        """The collection's name."""
-        return self._name
-
-    @property
-    def schema(self) -> Schema:
-        """Dimension, metric and fields."""
-        return self._loaded.schema
-
-    @property
-    def index(self) -> IndexSettings:
-        """How shards are built."""
-        return self._loaded.manifest.index
-
-    @property
-    def version(self) -> int:
-        """The number of the manifest that is read, as in `Database.snapshots`."""
-        return self._view().manifest.version
-
-    @property
-    def version_token(self) -> str:
-        """All that is seen here now, as text; `refresh(at_least=...)` elsewhere waits until it is seen."""
-        return str(VersionToken.of(self._view()))
-
-    def __len__(self) -> int:
-        return self._view().n_live
-
-    def __repr__(self) -> str:
-        schema = self.schema
-        return f"Collection({self._name!r}, dim={schema.dim}, metric={schema.metric!r}, rows={len(self)})"
 
     # Writing.
 
@@ -145,7 +76,8 @@ class Collection:
         """
         with self._writing() as writer:
             kind = writer.view().id_kind
-            rows = row_batch(ids, vectors, attributes, documents, schema=self.schema, kind=kind)
+            schema = writer.view().schema
+            rows = row_batch(ids, vectors, attributes, documents, schema=schema, kind=kind)
             if not rows.n:
                 return 0
             with progress_of(progress, f"flushing {self._name}") as report:
@@ -173,8 +105,9 @@ class Collection:
         with self._writing() as writer:
             keys, _ = as_keys(ids, writer.view().id_kind)
             check_unique(keys)
-            changes = as_changes(attributes, self.schema, len(keys))
-            size_bytes = len(keys) * self.schema.dim * 4
+            schema = writer.view().schema
+            changes = as_changes(attributes, schema, len(keys))
+            size_bytes = len(keys) * schema.dim * 4
             return writer.update(lambda view: updated_rows(view, keys, changes, policy), size_bytes)
 
     def delete(self, ids: Any = None, *, filter: FilterLike = None) -> int:
@@ -189,12 +122,12 @@ class Collection:
         """
         if (ids is None) == (filter is None):
             raise InvalidInput("delete takes ids=[...] or filter=..., one of them")
-        compiled = compile_filter(filter, self.schema)
+        compile_filter(filter, self.schema)
         with self._writing() as writer:
             if ids is not None:
                 keys, _ = as_keys(ids, writer.view().id_kind)
                 return writer.delete(keys) if len(keys) else 0
-            return writer.delete_where(lambda view: read.matching_keys(view, compiled, self._engine))
+            return writer.delete_where(lambda view: self._matching_keys(view, filter))
 
     def flush(self, progress: Progress = True) -> None:
         """Build a shard from the rows that are only in the log and the memtable.
@@ -213,6 +146,38 @@ class Collection:
         """
         with self._writing() as writer, progress_of(progress, f"compacting {self._name}") as report:
             writer.compact(report)
+
+    # Fields.
+
+    def add_field(self, name: str, type: FieldType) -> int:
+        """Add a field: null in every row there is; return the version. No row is rewritten.
+
+        Args:
+            name: 1 to 256 bytes, not beginning with "$".
+            type: int, float, bool, str, datetime, list[str] or list[int].
+
+        Raises:
+            InvalidInput: the field exists, or a name that may not be given (InvalidSetting).
+            FieldTypeError: no such type, or the field exists with another one: types do not change.
+            WriterFenced: another writer took the collection over.
+            StorageError: the store failed; call again.
+        """
+        check_field(name, type)
+        with self._writing() as writer:
+            return writer.change_schema(lambda manifest, seq: with_field(manifest, name, type, seq))
+
+    def drop_field(self, name: str) -> int:
+        """Drop a field with all its values, for good; return the version. No row is rewritten.
+
+        Versions and tags from before still have it. A field that is added under the same name later is
+        another one: null in every row.
+
+        Raises:
+            UnknownField: there is none of that name.
+            WriterFenced, StorageError: as for `add_field`.
+        """
+        with self._writing() as writer:
+            return writer.change_schema(lambda manifest, _: without_field(manifest, name))
 
     # Versions.
 
@@ -263,7 +228,7 @@ class Collection:
     def count(self, filter: FilterLike = None) -> int:
         """Return the number of rows, or of rows that pass a filter."""
         view = self._view()
-        compiled = compile_filter(filter, self.schema)
+        compiled = compile_filter(filter, view.schema)
         return view.n_live if compiled is None else read.count(view, compiled, self._engine)
 
     def search(
@@ -296,8 +261,8 @@ class Collection:
             StorageError, FormatError: the store failed, or its bytes did not hold.
         """
         stages = as_stages(rerank, rerank_depth)
-        request = self._request(query, depth_of(stages, check_k(k)), filter, recall, ef)
         view = self._view()
+        request = self._request(view, query, depth_of(stages, check_k(k)), filter, recall, ef)
         found = search_resident(view, request, self._engine, self._resident)
         if found is None:
             ranked = rank(view, request, self._engine)
@@ -328,14 +293,15 @@ class Collection:
         Returns:
             ids (n, k) and scores float32 (n, k), padded where fewer than k rows match.
         """
-        view, schema = self._view(), self.schema
+        view = self._view()
+        schema = view.schema
         matrix = as_vectors(queries, dim=schema.dim, metric=schema.metric, what="query")
         if matrix is queries or not matrix.flags.owndata:
             # Receipts look at the queries later.
             matrix = matrix.copy()
         # One of them is checked as a search is; the others differ in the vector only.
         one = matrix[0] if len(matrix) else np.ones(schema.dim, np.float32)
-        request = self._request(one, k, filter, recall, ef)
+        request = self._request(view, one, k, filter, recall, ef)
         n_threads = self._parts.settings.n_threads
         return search_batch(view, request, matrix, self._engine, self._resident, n_threads)
 
@@ -349,8 +315,8 @@ class Collection:
         ef: int | None = None,
     ) -> Receipt:
         """Return the plan of a search without running it; what planning read is in the counters."""
-        request = self._request(query, k, filter, recall, ef)
-        return explain(self._view(), request, self._engine)
+        view = self._view()
+        return explain(view, self._request(view, query, k, filter, recall, ef), self._engine)
 
     def warm(self, progress: Progress = True) -> int:
         """Read every shard's head, lists, codes, columns and keys into the cache.
@@ -363,8 +329,17 @@ class Collection:
         """
         return read.warm(self._view(), self._engine, progress)
 
-    def _request(self, query: Any, k: Any, filter: FilterLike, recall: Any, ef: Any) -> SearchRequest:
-        return search_request(query, k, filter, recall, ef, self.schema, self._filters)
+    def _request(
+        self, view: CollectionView[Shard], query: Any, k: Any, filter: FilterLike, recall: Any, ef: Any
+    ) -> SearchRequest:
+        schema, filters = view.schema, self._filters
+        if filters.schema is not schema and filters.schema != schema:
+            # What a filter means depends on the fields.
+            self._filters = filters = CompiledFilters(schema)
+        return search_request(query, k, filter, recall, ef, schema, filters)
+
+    def _matching_keys(self, view: CollectionView[Shard], filter: FilterLike) -> Keys:
+        return read.matching_keys(view, compile_filter(filter, view.schema), self._engine)
 
     def scan(self, filter: FilterLike = None) -> Iterator[Record]:
         """Yield every row, or those that pass a filter, as they are now; later writes change nothing of it.
@@ -377,105 +352,3 @@ class Collection:
         """As `scan`, in lists of records, with their number beforehand."""
         view = self._view()
         return scan(view, compile_filter(filter, view.schema), self._engine)
-
-    # The handle.
-
-    def refresh(self, at_least: str | None = None, *, timeout_s: float = 10.0) -> None:
-        """Take in what other connections have published; one that writes is always up to date.
-
-        Args:
-            at_least: a `version_token`; looks again until what it stands for is seen.
-            timeout_s: how long.
-
-        Raises:
-            StaleRead: it was not seen in time, or belongs to another collection.
-            InvalidSetting: it is no token.
-        """
-        wanted = None if at_least is None else parse_token(at_least)
-        settings = self._parts.settings
-        deadline, delay_s = settings.clock() + timeout_s, REFRESH_DELAY_S
-        self._refresh()
-        while wanted is not None and not wanted.seen_by(VersionToken.of(self._view())):
-            if self._at is not None or settings.clock() + delay_s > deadline:
-                raise StaleRead(
-                    f"collection {self._name!r} is at {self.version_token}; {at_least} was not seen within "
-                    f"{timeout_s} s: wait longer, or is the token another collection's?"
-                )
-            settings.sleep(delay_s)
-            delay_s = min(2 * delay_s, 20 * REFRESH_DELAY_S)
-            self._refresh()
-
-    def _refresh(self) -> None:
-        with self._lock:
-            self._check_open()
-            parts = self._parts
-            if self._at is not None:
-                return
-            if parts.writers.get(self._name) is None:
-                self._writer = None
-                self._loaded = load_view(
-                    parts.catalog,
-                    self._name,
-                    parts.settings,
-                    open_shard=parts.open_shard,
-                    previous=self._loaded,
-                )
-
-    def close(self) -> None:
-        """Release the handle; nothing is lost, since every write was durable when it returned."""
-        with self._lock:
-            self._closed = True
-            lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.release()
-
-    def __enter__(self) -> Collection:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Closed(
-                f"collection {self._name!r} was closed; get it again with db.collection({self._name!r})"
-            )
-
-    def _view(self) -> CollectionView[Shard]:
-        self._check_open()
-        if self._at is not None:
-            if (lease := self._lease) is not None:
-                lease.renew()
-            return self._loaded
-        writer = self._writer or self._parts.writers.get(self._name)
-        return self._loaded if writer is None else writer.view()
-
-    @contextmanager
-    def _writing(self) -> Iterator[Writer[Shard]]:
-        """Lend the writer that this connection's handles share; one that was fenced is let go."""
-        writers = self._parts.writers
-        with self._lock:
-            self._check_open()
-            if self._parts.read_only:
-                raise ReadOnly(
-                    f"collection {self._name!r} was opened with read_only=True; connect without it to write"
-                )
-            if self._at is not None:
-                raise ReadOnly(
-                    f"this is collection {self._name!r} at {self._at!r}, which does not change; write to "
-                    f"db.collection({self._name!r}), or restore({self._at!r}) there"
-                )
-            if self._writer is None:
-                self._writer = writers.acquire(self._name)
-            elif writers.get(self._name) is not self._writer:
-                raise WriterFenced(
-                    f"another writer took collection {self._name!r} over; "
-                    f"get it again with db.collection({self._name!r}) to write (that fences the other)"
-                )
-        try:
-            yield self._writer
-        except WriterFenced:
-            writers.release(self._name)
-            raise

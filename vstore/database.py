@@ -12,10 +12,12 @@ from vstore.cache.opening import open_cache
 from vstore.catalog import Catalog
 from vstore.catalog.garbage import Collected, collect
 from vstore.catalog.pins import At, Snapshot, list_snapshots
-from vstore.collection import Collection, Parts
-from vstore.errors import FieldTypeError, InvalidSetting, ReadOnly, nearest
+from vstore.collection import Collection
+from vstore.errors import InvalidSetting, ReadOnly, nearest
 from vstore.format.manifest import Manifest, ShardEntry
+from vstore.handle import Parts
 from vstore.ingest.registry import WriterRegistry
+from vstore.ingest.schema import MAX_FIELDS, check_field
 from vstore.progress import tell_of_compiling
 from vstore.query.search import Engine
 from vstore.remote import SCHEME, server_module
@@ -23,7 +25,7 @@ from vstore.settings import IndexSettings, Settings
 from vstore.shard.builder import ShardBuilder
 from vstore.shard.reader import Shard
 from vstore.storage import ObjectStore, open_store
-from vstore.types import FIELD_TYPES, METRICS, FieldType, Metric, Schema
+from vstore.types import METRICS, FieldType, Metric, Schema
 from vstore.upkeep.export import export_collection
 from vstore.upkeep.folder import Export
 from vstore.upkeep.importing import import_export
@@ -31,7 +33,6 @@ from vstore.upkeep.report import VerifyReport
 from vstore.upkeep.verify import verify_store
 
 MAX_DIM = 65_536
-MAX_FIELDS = 1_000
 
 
 def connect(
@@ -318,13 +319,5 @@ def check_schema(dim: Any, metric: Any, fields: Mapping[str, Any]) -> Schema:
     if len(fields) > MAX_FIELDS:
         raise InvalidSetting(f"there are {len(fields)} fields; a collection has at most {MAX_FIELDS}")
     for name, kind in fields.items():
-        if not isinstance(name, str) or not 1 <= len(name.encode()) <= 256 or name.startswith("$"):
-            raise InvalidSetting(
-                f"field name {name!r}: names are str of 1 to 256 bytes and do not begin with '$'"
-            )
-        if kind not in FIELD_TYPES:
-            raise FieldTypeError(
-                f"field {name!r} has type {kind!r}{nearest(str(kind), FIELD_TYPES)} "
-                f"(one of {', '.join(FIELD_TYPES)})"
-            )
+        check_field(name, kind)
     return Schema(dim, metric, dict(fields))

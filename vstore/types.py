@@ -316,7 +316,7 @@ class BatchHits:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a collection holds: fixed when it is created."""
+    """What a collection holds. Fields come and go; dimension and metric are fixed when it is created."""
 
     dim: int
     metric: Metric

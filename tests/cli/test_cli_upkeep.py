@@ -91,3 +91,24 @@ def test_tag_restore_and_gc(shell: Shell, photos: Path):
     ended = shell("restore", photos, "photos", "first")
     assert ended.code == 1
     assert "no tag" in ended.err
+
+
+def test_a_field_is_added_and_dropped(shell: Shell, photos: Path):
+    ended = shell("add-field", photos, "photos", "stars", "int")
+    assert ended.code == 0
+    assert ended.out.startswith("photos: field stars of type int is there from version ")
+    assert "stars: int" in shell("info", photos).out
+    ended = shell("add-field", photos, "photos", "stars", "str")
+    assert ended.code == 1
+    assert "a field's type does not change" in ended.err
+    ended = shell("add-field", photos, "photos", "more", "integer")
+    assert ended.code == 1
+    assert "did you mean 'int'" in ended.err
+    ended = shell("drop-field", photos, "photos", "stars", "--json")
+    assert ended.code == 0
+    assert ended.json["field"] == "stars"
+    assert "stars" not in shell("info", photos).out
+    ended = shell("drop-field", photos, "photos", "stars")
+    assert ended.code == 1
+    assert "no field 'stars'" in ended.err
+    assert shell("verify", photos).code == 0

@@ -205,6 +205,36 @@ def test_an_interrupt_between_log_and_memory_loses_nothing(monkeypatch):
     assert contents(writer.view()) == place.contents() == model_of(rows_of([2]))
 
 
+@pytest.mark.parametrize("moment", ["before the log moves on", "within confirm", "after it"])
+def test_an_interrupt_between_showing_a_write_and_confirming_it(monkeypatch, moment):
+    place = Place()
+    writer = place.writer()
+    writer.upsert(rows_of([1]))
+    confirm = writer._wal.confirm
+
+    def interrupt():
+        if moment == "within confirm":
+            # As far as it gets before what is pending is forgotten.
+            writer._wal._seq += 1
+        elif moment == "after it":
+            confirm()
+        raise KeyboardInterrupt
+
+    for at, frozen in [(2, False), (3, True)]:
+        if frozen:
+            writer._freeze()
+        with monkeypatch.context() as patch:
+            patch.setattr(writer._wal, "confirm", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                writer.upsert(rows_of([at]))
+        writer.upsert(rows_of([10 * at]))
+        if frozen:
+            seqs = [record.seq for record in writer._tail.records if record.batches]
+            assert seqs == [writer.view().seq - 2, writer.view().seq - 1]
+    writer.flush()
+    assert contents(writer.view()) == place.contents() == model_of(rows_of([1, 2, 20, 3, 30]))
+
+
 def test_on_a_folder_whose_temporary_files_were_left_behind(tmp_path):
     def places() -> Iterator[Place]:
         for number in range(3):

@@ -176,7 +176,7 @@ def test_a_full_memtable_is_flushed():
 
 
 def test_a_log_of_deletes_is_flushed_too(monkeypatch):
-    monkeypatch.setattr("vstore.ingest.writer.MAX_UNFLUSHED", 5)
+    monkeypatch.setattr("vstore.ingest.publisher.MAX_UNFLUSHED", 5)
     place = Place()
     writer = place.writer()
     writer.upsert(rows_of(list(range(20))))

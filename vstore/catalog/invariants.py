@@ -29,7 +29,7 @@ def check_succession(before: Manifest, after: Manifest) -> None:
         _require(before.dropped, after, "replaces a collection that was not dropped")
         return
     _require(not before.dropped, after, "continues a collection that was dropped")
-    _require(after.schema == before.schema, after, "changes the schema")
+    _check_schema(before, after)
     _require(after.writer_epoch >= before.writer_epoch, after, "goes back to an older writer epoch")
     _require(after.log_start >= before.log_start, after, "moves the beginning of the log back")
     _require(before.id_kind in (None, after.id_kind), after, "changes the kind of ids")
@@ -44,6 +44,21 @@ def check_succession(before: Manifest, after: Manifest) -> None:
             )
             same = (old.key, old.size_bytes, old.n_rows) == (entry.key, entry.size_bytes, entry.n_rows)
             _require(same, after, f"moves or resizes shard {entry.shard_id}")
+            _require(
+                entry.sections.items() <= old.sections.items() or is_restored(after),
+                after,
+                f"brings sections of shard {entry.shard_id} back, or moves them",
+            )
+
+
+def _check_schema(before: Manifest, after: Manifest) -> None:
+    """Fields come and go; what a field is, and what the vectors are, stays."""
+    old, new = before.schema, after.schema
+    _require(
+        (old.dim, old.metric) == (new.dim, new.metric), after, "changes dimension or metric in its schema"
+    )
+    for name, kind in new.fields.items():
+        _require(old.fields.get(name, kind) == kind, after, f"changes the type of field {name!r}")
 
 
 RESTORED = "restored"

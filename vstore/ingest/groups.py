@@ -16,6 +16,7 @@ from typing import Any
 from vstore.errors import InvalidInput, StoreUnavailable
 from vstore.format.log_record import DeleteBatch, UpsertBatch
 from vstore.ingest.batches import Keys, distinct_keys, size_bytes
+from vstore.ingest.schema import rows_to_write
 from vstore.ingest.view import CollectionView
 
 GROUP_BYTES = 16 << 20
@@ -48,6 +49,7 @@ class Write:
         """Return the view after this write, and what the log must hold of it (None: nothing)."""
         batch = self.upsert if self.make is None else self.make(view)
         if batch is not None:
+            batch = UpsertBatch(rows_to_write(batch.rows, view.schema))
             self.n_rows = batch.rows.n
             return (view.upserted(batch.rows), batch) if self.n_rows else (view, None)
         if self.make is not None:

@@ -121,9 +121,18 @@ def _reusable(previous: CollectionView[S] | None, manifest: Manifest) -> Collect
     if previous is None or previous.manifest.collection_id != manifest.collection_id:
         return None
     old = previous.manifest
-    if old.shards != manifest.shards or old.log_start != manifest.log_start:
+    if (old.shards, old.log_start, old.schema) != (manifest.shards, manifest.log_start, manifest.schema):
         return None
     return replace(previous, manifest=manifest)
+
+
+def _same_fields(old: Manifest, new: Manifest) -> bool:
+    """Return whether shards that are open under one manifest read as they would under the other."""
+    if old.collection_id != new.collection_id or old.schema != new.schema:
+        return False
+    sections = {entry.shard_id: entry.sections for entry in old.shards}
+    # A field that was dropped and added again is another one: the shard has lost its column.
+    return all(sections.get(entry.shard_id, entry.sections) == entry.sections for entry in new.shards)
 
 
 def _open_shards(
@@ -134,7 +143,7 @@ def _open_shards(
     pool: Executor,
 ) -> tuple[LiveShard[S], ...]:
     open_already: dict[str, S] = {}
-    if previous is not None and previous.manifest.collection_id == manifest.collection_id:
+    if previous is not None and _same_fields(previous.manifest, manifest):
         open_already = {shard.shard.entry.shard_id: shard.shard for shard in previous.shards}
 
     def opened(entry: ShardEntry) -> S:

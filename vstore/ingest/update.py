@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from vstore.errors import InvalidInput, InvalidSetting, nearest
+from vstore.errors import InvalidInput, InvalidSetting, UnknownField, nearest
 from vstore.format.columns import Column, concat_columns, take_column
 from vstore.format.rows import RowBatch
 from vstore.ingest.batches import Keys, concat_rows, take_rows
@@ -98,7 +98,14 @@ def updated_rows(view: CollectionView[S], keys: Keys, changes: Changes, missing:
 
     Raises:
         InvalidInput: a key does not exist; names its row. InvalidId: keys of the other kind.
+        UnknownField: a field was dropped since the changes were checked.
     """
+    for name, column in changes.columns.items():
+        if view.schema.fields.get(name) != column.type:
+            raise UnknownField(
+                f"field {name!r} was dropped, or became another one, while the update was on its way; "
+                "nothing was written: look at the collection's schema"
+            )
     located = view.locate(keys)
     absent = np.flatnonzero(located.part < 0)
     if len(absent) and missing == "error":

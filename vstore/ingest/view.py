@@ -19,6 +19,7 @@ from vstore.format.manifest import Manifest, ShardEntry
 from vstore.format.rows import RowBatch
 from vstore.ingest.batches import Keys, concat_keys, distinct_keys, kind_of, owned
 from vstore.ingest.memtable import MemtableView
+from vstore.ingest.schema import rows_under, since_of
 from vstore.types import Bitmap, IdKind, Int32s, Int64s, Schema
 from vstore_kernels import bitmap
 
@@ -204,7 +205,7 @@ def replayed(
     """
     memtable, id_kind, seq, fences = view.memtable, view.id_kind, view.seq, list(view.fences)
     touched = _Touched()
-    epoch = view.epoch
+    epoch, since = view.epoch, since_of(view.manifest)
     for record in records:
         where = f"log record {record.seq} of collection {view.manifest.name!r}"
         if record.seq != seq or record.epoch < epoch:
@@ -222,6 +223,8 @@ def replayed(
                 raise CorruptData(
                     f"{where} holds ids of kind {kind_of(keys)}; the collection's are {id_kind}"
                 )
+            if isinstance(batch, UpsertBatch):
+                batch = UpsertBatch(rows_under(batch.rows, view.schema, since, record.seq))
             memtable, id_kind = _apply(memtable, id_kind, batch)
             touched.keys.append(keys)
         touched.n_writes += 1

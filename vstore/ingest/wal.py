@@ -108,9 +108,10 @@ class WriteAheadLog:
         return record
 
     def confirm(self) -> None:
-        """Move past the record that was written: it is in the view now."""
-        self._pending.clear()
-        self._seq += 1
+        """Move past the record that was written: it is in the view now. An interrupt in here does no harm."""
+        if self._pending:
+            self._seq = self._pending[0].seq + 1
+            self._pending.clear()
 
     def settle(self) -> LogRecord | None:
         """Return the record that holds the next number where a put's fate was unknown, else None.
@@ -120,6 +121,9 @@ class WriteAheadLog:
 
         Raises: as `append`.
         """
+        if self._pending and self._pending[0].seq < self._seq:
+            # `confirm` was interrupted.
+            self._pending.clear()
         if not self._pending:
             return None
         empty = next((record for record in self._pending if not record.batches), None)

@@ -18,7 +18,7 @@ from vstore.query.rounds import Rounds
 from vstore.query.search import Engine, Work, distance_of, payload_round, receipt_of, score_of, write_reads
 from vstore.shard import sections
 from vstore.shard.fetch import ReadMeter
-from vstore.shard.payload import Fields, PayloadRow, unpack_attributes
+from vstore.shard.payload import PayloadRow, Shown, unpack_attributes
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.types import Attributes, Document, Float32s, Hit, Hits, Int64s, Key, Metric, Receipt
@@ -27,8 +27,8 @@ from vstore_kernels import layout
 View = CollectionView[Shard]
 
 
-class MemtableRow(NamedTuple):
-    """What a hit of the memtable shows."""
+class ShownRow(NamedTuple):
+    """What a hit of the memtable shows, or of a shard that was built with other fields."""
 
     key: Key
     attributes: Attributes
@@ -50,7 +50,7 @@ class PickedRows:
         return (block[row % self._block_rows] for block, row in zip(self._blocks, self._ids, strict=True))
 
 
-Rows: TypeAlias = "PickedRows | list[PayloadRow | MemtableRow]"
+Rows: TypeAlias = "PickedRows | list[PayloadRow | ShownRow]"
 
 
 class AnswerRows:
@@ -58,7 +58,7 @@ class AnswerRows:
 
     __slots__ = ("_distances", "_fields", "_metric", "_rows")
 
-    def __init__(self, rows: Rows, distances: Float32s, metric: Metric, fields: Fields) -> None:
+    def __init__(self, rows: Rows, distances: Float32s, metric: Metric, fields: Shown) -> None:
         self._rows = rows
         self._distances = distances
         self._metric = metric
@@ -171,10 +171,13 @@ def search_resident(
         timings_ms["memtable"] = (time.perf_counter() - found_at) * 1e3
         found_at = time.perf_counter()
     meter: ReadMeter | None
+    fields: Shown = tuple(view.schema.fields.items())
     if len(parts) == 1 and memtable is None and not engine.cache.evicts:
         distances = parts[0].distances[0]
         rows, n_blocks, meter = _shown_of_one(view, ready[0], parts[0], engine)
         distances = distances[: len(rows)]
+        if isinstance(rows, PickedRows):
+            fields = view.shards[0].shard.shown(ready[0].head)
     else:
         places, distances = _merged(parts, memtable, k)
         rows, n_blocks, meter = _shown(view, ready, places, memtable, engine)
@@ -193,8 +196,7 @@ def search_resident(
         timings_ms,
         engine,
     )
-    schema = view.schema
-    shown = AnswerRows(rows, distances, schema.metric, tuple(schema.fields.items()))
+    shown = AnswerRows(rows, distances, view.schema.metric, fields)
     return Hits(shown, Receipt.later(account.values))
 
 
@@ -241,7 +243,7 @@ def _shown(
     places: Sequence[tuple[int, int]],
     memtable: MemtableAnswer | None,
     engine: Engine,
-) -> tuple[list[PayloadRow | MemtableRow], int, ReadMeter | None]:
+) -> tuple[list[PayloadRow | ShownRow], int, ReadMeter | None]:
     """Return what the hits show, how many payload blocks were resident, and what reading others cost."""
     rows: list[Any] = [None] * len(places)
     used: set[tuple[int, int]] = set()
@@ -250,7 +252,7 @@ def _shown(
         if number < 0:
             assert memtable is not None
             chunk = memtable.view.chunks[int(memtable.chunks[row])]
-            rows[position] = MemtableRow(*chunk_row(chunk, int(memtable.rows[row])))
+            rows[position] = ShownRow(*chunk_row(chunk, int(memtable.rows[row])))
             continue
         shard = ready[number]
         block, offset = divmod(row, shard.head.payload_block_rows)
@@ -263,6 +265,7 @@ def _shown(
     if engine.cache.evicts:
         _keep_in_use(ready, places, used, engine)
     if not lacking:
+        _show_present_fields(view, ready, places, rows)
         return rows, len(used), None
     rounds = Rounds(engine.store, engine.cache.disk)
     sessions = {number: ShardSession(view.shards[number].shard, engine.cache) for number in lacking}
@@ -272,7 +275,24 @@ def _shown(
         for position in positions:
             block, offset = divmod(places[position][1], ready[number].head.payload_block_rows)
             rows[position] = sessions[number].get(sections.PAYLOAD, block)[offset]
+    _show_present_fields(view, ready, places, rows)
     return rows, len(used), rounds.meter
+
+
+def _show_present_fields(
+    view: View, ready: Sequence[ReadyShard], places: Sequence[tuple[int, int]], rows: list[Any]
+) -> None:
+    """Replace the rows of shards that were built with other fields than the collection has now."""
+    present = tuple(view.schema.fields.items())
+    others = {
+        number: shown
+        for number, (live, held) in enumerate(zip(view.shards, ready, strict=True))
+        if (shown := live.shard.shown(held.head)) != present
+    }
+    for position, (number, _) in enumerate(places if others else ()):
+        if number in others:
+            row = rows[position]
+            rows[position] = ShownRow(row.key, unpack_attributes(row, others[number]), row.document)
 
 
 def _keep_in_use(

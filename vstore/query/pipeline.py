@@ -61,10 +61,11 @@ def passing_rows(
     if filter is None:
         yield [head]
         return live.live
-    passing = known.get(session.shard.shard_id, filter)
+    reading_id = session.shard.reading_id(filter.fields)
+    passing = known.get(reading_id, filter)
     if passing is None:
         passing = bitmap.pack((yield from matching_rows(session, filter)))
-        known.put(session.shard.shard_id, filter, passing)
+        known.put(reading_id, filter, passing)
     else:
         yield [head]
     return passing if live.live is None else bitmap.both(passing, live.live)

@@ -63,7 +63,7 @@ def shard_records(shard: Shard, rows: Any, engine: Engine) -> list[Record]:
     for i, row in enumerate(rows.tolist()):
         block, offset = divmod(row, session.head.payload_block_rows)
         payload = session.get(sections.PAYLOAD, block)[offset]
-        attributes = unpack_attributes(payload, shard.fields)
+        attributes = unpack_attributes(payload, shard.shown(session.head))
         out.append(Record(payload.key, matrix[i], attributes, payload.document))
     return out
 

@@ -43,7 +43,7 @@ class CompiledFilters:
     """
 
     def __init__(self, schema: Schema) -> None:
-        self._schema = schema
+        self.schema = schema
         self._lock = threading.Lock()
         self._known: OrderedDict[Any, Filter] = OrderedDict()
         self._last: tuple[FilterLike, Filter | None] = (None, None)
@@ -84,7 +84,7 @@ class CompiledFilters:
         return compiled
 
     def _compiled(self, filter: Expression | Filter) -> Filter:
-        compiled = compile_filter(filter, self._schema)
+        compiled = compile_filter(filter, self.schema)
         assert compiled is not None
         return compiled
 

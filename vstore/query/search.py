@@ -118,7 +118,7 @@ def hits_of(ranked: Ranked, engine: Engine, metric: Metric) -> list[Hit]:
             block, offset = divmod(row, session.head.payload_block_rows)
             payload: PayloadRow = session.get(sections.PAYLOAD, block)[offset]
             key, document = payload.key, payload.document
-            attributes = unpack_attributes(payload, session.shard.fields)
+            attributes = unpack_attributes(payload, session.shard.shown(session.head))
         score = scores[position]
         hits.append(Hit(key, score, own[position], attributes, document, score, position))
     ranked.receipt.timings_ms["payload"] = (time.perf_counter() - started) * 1e3

@@ -23,6 +23,8 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 Fields = tuple[tuple[str, FieldType], ...]
+Shown = tuple[tuple[str | None, FieldType], ...]
+"""The fields of a shard's payload rows, in their order; None where the collection has dropped the field."""
 
 
 class PayloadRow(NamedTuple):
@@ -74,12 +76,12 @@ def decode_payload(data: bytes, n_fields: int, where: str) -> tuple[PayloadRow, 
     return rows
 
 
-def unpack_attributes(row: PayloadRow, fields: Fields) -> Attributes:
-    """Return the row's attributes as a dict; absent fields are left out."""
+def unpack_attributes(row: PayloadRow, fields: Shown) -> Attributes:
+    """Return the row's attributes as a dict; absent and dropped fields are left out."""
     return {
         name: _EPOCH + value * _MICROSECOND if kind == "datetime" else value
         for (name, kind), value in zip(fields, row.values, strict=True)
-        if value is not None
+        if value is not None and name is not None
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from vstore.format.rows_codec import decode_keys, hash_keys
 from vstore.format.zones import decode_zones
 from vstore.shard import sections
 from vstore.shard.head import ShardHead, decode_head
-from vstore.shard.payload import Fields, decode_payload
+from vstore.shard.payload import Fields, Shown, decode_payload
 from vstore.storage.base import ByteRange, ObjectStore
 from vstore.traverse.base import UpperGraph
 from vstore.types import IdKind, Int32s, Int64s, Key, Schema, UInt8s
@@ -45,6 +46,7 @@ class Shard:
         self.store = store
         self.cache = cache
         self.where = f"{store.url}: {entry.key}"
+        self._shown: Shown | None = None
 
     @property
     def shard_id(self) -> str:
@@ -62,7 +64,7 @@ class Shard:
         return tuple(self.schema.fields.items())
 
     def has_column(self, field: str) -> bool:
-        """Return whether the shard was built with this field."""
+        """Return whether the shard was built with this field, and it was not dropped since."""
         return sections.column_section(field) in self.entry.sections
 
     def has_zones(self, field: str) -> bool:
@@ -72,6 +74,21 @@ class Shard:
     def has_blooms(self, field: str) -> bool:
         """Return whether the shard has Bloom filters of the field's column."""
         return sections.bloom_section(field) in self.entry.sections
+
+    def shown(self, head: ShardHead) -> Shown:
+        """Return what the values of the shard's payload rows are called now."""
+        if self._shown is None:
+            known = self.schema.fields
+            self._shown = tuple(
+                (name if name in known and self.has_column(name) else None, kind)
+                for name, kind in head.fields
+            )
+        return self._shown
+
+    def reading_id(self, fields: Collection[str]) -> str:
+        """Return a name for the shard as these fields read in it: others once one of them came or went."""
+        lacking = sorted(name for name in fields if not self.has_column(name))
+        return f"{self.shard_id} without {lacking}" if lacking else self.shard_id
 
     def range_of(self, key: BlockKey, head: ShardHead | None) -> ByteRange:
         """Return the part of the object that holds a block; single blocks need the head."""

@@ -46,6 +46,11 @@ def bloom_section(field: str) -> str:
     return f"bloom:{field}"
 
 
+def field_sections(field: str) -> tuple[str, ...]:
+    """Return the names of all sections that a shard may have of a field."""
+    return column_section(field), zones_section(field), bloom_section(field)
+
+
 def vector_block_rows(dim: int) -> int:
     """Return the rows of a block of exact vectors: a power of two, about 32 KiB, at least 8.
 

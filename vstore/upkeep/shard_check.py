@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from vstore.cache import BlockKey
 from vstore.errors import FormatError, ObjectNotFound
 from vstore.format.columns import Column, column_values
+from vstore.format.manifest import Extent
 from vstore.format.rows_codec import hash_keys
 from vstore.format.shard_file import FILE_MAGIC, TRAILER_BYTES, read_trailer
 from vstore.format.zones import bloom_blocks, encode_zones, summarize
@@ -60,7 +62,10 @@ class _ShardCheck:
         with self.findings.of(self.key):
             stored = self._read([ByteRange(self.key, entry.head.start, entry.head.length)])[0]
             self.head = self.shard.decode(self._block_key(sections.HEAD), stored, None).value
-        if self.head is None or not self._check_layout(self.head, info.size_bytes):
+        if self.head is None:
+            return None
+        self._take_dropped_columns_in(self.head)
+        if not self._check_layout(self.head, info.size_bytes):
             return None
         keys: Keys | None = self._whole(sections.KEYS)
         self._check_keys(keys)
@@ -96,6 +101,20 @@ class _ShardCheck:
             self.findings.expect(
                 head == self.shard.entry.head, self.key, "the trailer and the manifest disagree on the head"
             )
+
+    def _take_dropped_columns_in(self, head: ShardHead) -> None:
+        """Check columns too that the manifest no longer names: their fields were dropped since."""
+        entry, file, schema = self.shard.entry, head.file, self.shard.schema
+        found = dict(entry.sections)
+        for name, _ in head.fields:
+            for section in sections.field_sections(name):
+                if section in file.sections and section not in entry.sections:
+                    first = file.block_extent(section, 0)
+                    last = file.block_extent(section, file.n_blocks(section) - 1)
+                    found[section] = Extent(first.start, last.start + last.length - first.start)
+        if len(found) > len(entry.sections):
+            whole = replace(entry, sections=found)
+            self.shard = Shard(whole, schema, self.shard.id_kind, self.shard.store, self.shard.cache)
 
     def _check_layout(self, head: ShardHead, size_bytes: int) -> bool:
         """Check that sections cover the file without a gap and have the blocks that the rows need."""

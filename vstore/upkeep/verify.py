@@ -26,6 +26,7 @@ from vstore.format.manifest_codec import decode_manifest
 from vstore.format.rows import RowBatch
 from vstore.format.rows_codec import hash_keys
 from vstore.ingest.batches import Keys, kind_of, take_keys
+from vstore.ingest.schema import since_of, was_changed
 from vstore.progress import Report
 from vstore.settings import Settings
 from vstore.shard.reader import Shard
@@ -248,9 +249,9 @@ class _CollectionCheck:
                     f"holds {kind_of(keys)} ids; the collection's are {latest.id_kind}",
                 )
             if isinstance(batch, UpsertBatch) and batch.rows.n:
-                self._check_rows(batch.rows, key, latest)
+                self._check_rows(batch.rows, seq, key, latest)
 
-    def _check_rows(self, rows: RowBatch, key: str, latest: Manifest) -> None:
+    def _check_rows(self, rows: RowBatch, seq: int, key: str, latest: Manifest) -> None:
         schema = latest.schema
         self.findings.expect(
             rows.vectors.shape[1] == schema.dim and bool(np.isfinite(rows.vectors).all()),
@@ -258,7 +259,13 @@ class _CollectionCheck:
             f"holds vectors that are not {schema.dim} finite numbers each",
         )
         held = {name: column.type for name, column in rows.columns.items()}
-        self.findings.expect(held == dict(schema.fields), key, f"holds fields {held}, not the collection's")
+        fits = held == dict(schema.fields)
+        if was_changed(latest):
+            # The record may be older than a field, and newer than one that was dropped.
+            since = since_of(latest)
+            known = {name: kind for name, kind in held.items() if seq >= since.get(name, 0)}
+            fits = all(schema.fields.get(name, kind) == kind for name, kind in known.items())
+        self.findings.expect(fits, key, f"holds fields {held}, not the collection's")
 
     # Shards and their dead rows.
 
