@@ -15,7 +15,7 @@ from vstore.database import Database, connect
 from vstore.filters import F
 from vstore.rerank import Rerank
 from vstore.settings import IndexSettings, Prices, Settings
-from vstore.types import BatchHits, Candidate, Hit, Hits, Receipt, Record, Reranker
+from vstore.types import BatchHits, Candidate, Hit, Hits, Receipt, Record, Reranker, Warmed
 from vstore.upkeep import Problem, VerifyReport
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "Reranker",
     "Settings",
     "VerifyReport",
+    "Warmed",
     "__version__",
     "aio",
     "connect",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,10 @@ from vstore.query.request import CompiledFilters, SearchRequest, check_k, search
 from vstore.query.resident import ResidentShards
 from vstore.query.scan import Scanned, scan
 from vstore.query.search import explain, hits_of, rank
+from vstore.query.warming import warm
 from vstore.rerank.stage import apply, as_stages, depth_of
 from vstore.shard.reader import Shard
-from vstore.types import BatchHits, FieldType, Hits, Receipt, Record
+from vstore.types import BatchHits, FieldType, Hits, Receipt, Record, Warmed
 
 Progress = bool | Callable[[int, int], None]
 
@@ -318,16 +319,30 @@ class Collection(Handle):
         view = self._view()
         return explain(view, self._request(view, query, k, filter, recall, ef), self._engine)
 
-    def warm(self, progress: Progress = True) -> int:
-        """Read every shard's head, lists, codes, columns and keys into the cache.
+    def warm(
+        self,
+        progress: Progress = True,
+        *,
+        filter: FilterLike = None,
+        shards: str | Sequence[str] | None = None,
+        max_bytes: int | None = None,
+        vectors: bool = False,
+    ) -> Warmed:
+        """Read what searches want into the cache: heads, lists, codes, columns and keys.
 
         Args:
             progress: True shows a bar on a terminal; a callable gets (bytes done, bytes in all).
+            filter: only what a search with this filter would want.
+            shards: only these, by the ids that receipts show.
+            max_bytes: the most to read; what is there already is not read again, so a later call goes on.
+            vectors: exact vectors and payload too.
 
         Returns:
-            The number of bytes read.
+            The number of bytes read, as an int that knows `n_blocks`, `n_requests` and `n_left`, too.
         """
-        return read.warm(self._view(), self._engine, progress)
+        view = self._view()
+        compiled = compile_filter(filter, view.schema)
+        return warm(view, self._engine, progress, compiled, shards, max_bytes, vectors)
 
     def _request(
         self, view: CollectionView[Shard], query: Any, k: Any, filter: FilterLike, recall: Any, ef: Any

@@ -298,6 +298,29 @@ class Hits(Sequence[Hit]):
         return Hits, (self.hits, self.receipt)
 
 
+class Warmed(int):
+    """The bytes that a warming read from the store, a plain int, which also knows the rest of it."""
+
+    n_blocks: int
+    """Blocks read from the store."""
+    n_requests: int
+    n_left: int
+    """Blocks left out, for lack of budget or room: call again, with more, to go on where it stopped."""
+
+    def __new__(cls, bytes_fetched: int, n_blocks: int = 0, n_requests: int = 0, n_left: int = 0) -> Warmed:
+        """Return `bytes_fetched` as an int with these attributes."""
+        made = super().__new__(cls, bytes_fetched)
+        made.n_blocks, made.n_requests, made.n_left = n_blocks, n_requests, n_left
+        return made
+
+    def __repr__(self) -> str:
+        counts = f"n_blocks={self.n_blocks}, n_requests={self.n_requests}, n_left={self.n_left}"
+        return f"Warmed({int(self)}, {counts})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Warmed, (int(self), self.n_blocks, self.n_requests, self.n_left)
+
+
 @dataclass(slots=True)
 class BatchHits:
     """The answers to n queries.

@@ -257,7 +257,7 @@ class Service(VersionMethods):
             call.check()
             call.report(done, total)
 
-        return {"result": collection.warm(report)}
+        return {"result": int(collection.warm(report))}
 
     # A collection: writing.
 

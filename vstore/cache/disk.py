@@ -54,6 +54,7 @@ class DiskStats:
     file system, the first of which turned writing off.
     """
 
+    limit_bytes: int = 0
     size_bytes: int = 0
     n_hits: int = 0
     n_misses: int = 0
@@ -97,7 +98,7 @@ class DiskTier:
         self._lock = threading.Lock()
         self._writable = True
         self._counted = False
-        self._stats = DiskStats()
+        self._stats = DiskStats(limit_bytes)
         self._stats_lock = threading.Lock()
 
     @property

@@ -220,10 +220,22 @@ def search(
         searching.run(db.collection(collection), request)
 
 
-@app.command(epilog="Example: vstore warm s3://bucket/prefix photos")
+@app.command(epilog="Example: vstore warm s3://bucket/prefix photos --cache-dir /var/cache/vstore")
 def warm(
     uri: Uri,
     collection: CollectionName,
+    cache_dir: Annotated[
+        str | None,
+        typer.Option("--cache-dir", help="A folder that processes share and keep.", show_default=False),
+    ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option("--filter", help="Only what searches with this filter want (JSON).", show_default=False),
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", help="The most to read.", min=0, show_default=False)
+    ] = None,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Exact vectors and payload too.")] = False,
     endpoint_url: EndpointUrl = None,
     region: Region = None,
     addressing_style: AddressingStyle = None,
@@ -231,15 +243,29 @@ def warm(
 ) -> None:
     """Read all that a search needs, and check its checksums on the way; says how many bytes that is.
 
-    The cache lives in memory, so it serves this process only: in a program, call collection.warm().
+    With --cache-dir it is kept there, for every process that connects with the same cache_dir; what is there
+    already is not read again. Without, it only checks: memory serves one process, which calls
+    collection.warm().
     """
-    with Place(uri, endpoint_url, region, addressing_style).open(read_only=True) as db:
-        n_bytes = db.collection(collection).warm(progress=not as_json)
+    place = Place(uri, endpoint_url, region, addressing_style)
+    with place.open(read_only=True, cache_dir=cache_dir) as db:
+        n_bytes = db.collection(collection).warm(
+            not as_json, filter=parse_filter(filter), max_bytes=max_bytes, vectors=vectors
+        )
         n_shards = describe_store(Place(uri, endpoint_url, region, addressing_style), collection).n_shards
     if as_json:
-        print_json({"collection": collection, "bytes_fetched": n_bytes, "n_shards": n_shards})
+        print_json(
+            {
+                "collection": collection,
+                "bytes_fetched": int(n_bytes),
+                "n_blocks": n_bytes.n_blocks,
+                "n_left": n_bytes.n_left,
+                "n_shards": n_shards,
+            }
+        )
     else:
-        print(f"{collection}: {size(n_bytes)} read and checked, of {count(n_shards, 'shard')}")
+        left = f"; {count(n_bytes.n_left, 'block')} left out" if n_bytes.n_left else ""
+        print(f"{collection}: {size(n_bytes)} read and checked, of {count(n_shards, 'shard')}{left}")
 
 
 @app.command(epilog="Example: vstore compact ./data photos")

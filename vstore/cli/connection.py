@@ -83,7 +83,12 @@ class Place:
         ]
 
     def open(
-        self, *, must_exist: bool = True, read_only: bool = False, settings: Settings | None = None
+        self,
+        *,
+        must_exist: bool = True,
+        read_only: bool = False,
+        settings: Settings | None = None,
+        cache_dir: str | None = None,
     ) -> Database:
         """Connect.
 
@@ -91,8 +96,9 @@ class Place:
             must_exist: a folder that does not exist is an error, and not created.
             read_only: refuse writes.
             settings: how this process runs the store.
+            cache_dir: a folder for the disk tier of the block cache.
         """
         options = self.options
         if must_exist and "://" not in self.uri:
             options["create"] = False
-        return connect(self.uri, settings=settings, read_only=read_only, **options)
+        return connect(self.uri, settings=settings, read_only=read_only, cache_dir=cache_dir, **options)

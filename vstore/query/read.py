@@ -1,17 +1,14 @@
-"""Reading without ranking: records by id, counts and keys by filter, and warming the cache."""
+"""Reading without ranking: records by id, counts and keys by filter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vstore.cache import BlockKey
 from vstore.filters import Filter
 from vstore.ingest.batches import Keys
 from vstore.ingest.view import CollectionView
-from vstore.progress import progress_of
 from vstore.query.memtable import chunk_row, matching_rows
 from vstore.query.pipeline import passing_rows
 from vstore.query.rounds import Rounds
@@ -24,9 +21,6 @@ from vstore.types import Key, Record
 from vstore_kernels import bitmap
 
 View = CollectionView[Shard]
-
-WARM_BATCH_BYTES = 16 << 20
-"""Warming reads about this much a round, so that progress moves and memory stays bounded."""
 
 
 def records(view: View, keys: Keys, engine: Engine) -> list[Record | None]:
@@ -100,50 +94,3 @@ def passing_by_shard(view: View, filter: Filter | None, engine: Engine) -> list[
         (session, bitmap.full(session.n) if passing is None else passing)
         for session, passing in zip(sessions, found, strict=True)
     ]
-
-
-def warm(view: View, engine: Engine, progress: bool | Callable[[int, int], None]) -> int:
-    """Read what searching needs into the cache: all but exact vectors and payload.
-
-    Args:
-        view: the rows to warm for.
-        engine: its cache is filled.
-        progress: True for a bar on a terminal, or a callable of (bytes done, bytes in all).
-
-    Returns:
-        The number of bytes read; blocks that were resident are not read again.
-    """
-    n_bytes = 0
-    batches: list[tuple[Shard, list[BlockKey], int]] = []
-    for live in view.shards:
-        session = ShardSession(live.shard, engine.cache)
-        n_bytes += session.fetch([session.key(sections.HEAD)])
-        batches += _warm_batches(session)
-    done, total = 0, sum(size for _, _, size in batches)
-    with progress_of(progress, f"warming {view.manifest.name}", unit="bytes") as report:
-        for shard, keys, size in batches:
-            # A session for each batch, so that no more than a batch is pinned at once.
-            n_bytes += ShardSession(shard, engine.cache).fetch(keys)
-            done += size
-            report(done, total)
-    return n_bytes
-
-
-def _warm_batches(session: ShardSession) -> list[tuple[Shard, list[BlockKey], int]]:
-    shard, head = session.shard, session.head
-    keys = [session.key(sections.UPPER), session.key(sections.KEYS), session.key(sections.KEY_INDEX)]
-    keys += [session.key(sections.column_section(name)) for name, _ in shard.fields if shard.has_column(name)]
-    blocks = range(len(session.tables.list_table))
-    keys += session.keys(sections.LISTS, blocks) + session.keys(sections.CODES, blocks)
-    batches: list[tuple[Shard, list[BlockKey], int]] = []
-    batch: list[BlockKey] = []
-    weight = 0
-    for key in keys:
-        batch.append(key)
-        weight += shard.range_of(key, head).length or 0
-        if weight >= WARM_BATCH_BYTES:
-            batches.append((shard, batch, weight))
-            batch, weight = [], 0
-    if batch:
-        batches.append((shard, batch, weight))
-    return batches

@@ -28,6 +28,8 @@ def fetch(
     disk: DiskTier | None,
     wanted: Sequence[tuple[ShardSession, Sequence[BlockKey]]],
     meter: ReadMeter,
+    *,
+    ahead: bool = True,
 ) -> None:
     """Make blocks resident in their sessions, and with them what the cache's prefetch reads ahead.
 
@@ -36,12 +38,14 @@ def fetch(
         disk: the tier asked first, if any; what comes from the store is offered to it.
         wanted: sessions and the keys that each lacks.
         meter: is added to.
+        ahead: whether the cache's prefetch has its say.
 
     Raises:
         CorruptData: bytes from the store fail their checksum; nothing of them is kept.
         StorageError: the store failed.
     """
-    wanted = [(session, [*keys, *session.ahead(keys)]) for session, keys in wanted]
+    if ahead:
+        wanted = [(session, [*keys, *session.ahead(keys)]) for session, keys in wanted]
     flat = [(session, key) for session, keys in wanted for key in keys]
     stored: list[bytes | None] = [None] * len(flat)
     if disk is not None:
