@@ -12,6 +12,7 @@ hits = photos.search(query, k=10, filter=F.year >= 2020)
 from vstore import aio, errors
 from vstore.collection import Collection
 from vstore.database import Database, connect
+from vstore.database import open_collection as open
 from vstore.filters import F
 from vstore.rerank import Rerank
 from vstore.settings import IndexSettings, Prices, Settings
@@ -42,4 +43,5 @@ __all__ = [
     "aio",
     "connect",
     "errors",
+    "open",
 ]

@@ -14,6 +14,7 @@ from vstore.filters import FilterLike, compile_filter
 from vstore.handle import Handle, Parts
 from vstore.ingest.batches import Keys
 from vstore.ingest.inputs import as_keys, as_vectors, check_unique, row_batch
+from vstore.ingest.opening import Opening
 from vstore.ingest.schema import check_field, with_field, without_field
 from vstore.ingest.update import Missing, as_changes, check_missing, updated_rows
 from vstore.ingest.view import CollectionView
@@ -41,9 +42,17 @@ class Collection(Handle):
     connection's writer.
     """
 
-    def __init__(self, name: str, parts: Parts, at: At | None = None) -> None:
-        super().__init__(name, parts, at)
-        self._filters = CompiledFilters(self._loaded.schema)
+    def __init__(
+        self,
+        name: str,
+        parts: Parts,
+        at: At | None = None,
+        *,
+        opening: Opening[Shard] | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(name, parts, at, opening=opening, on_close=on_close)
+        self._filters = CompiledFilters(self._loaded.shown.schema)
         self._resident = ResidentShards(parts.engine.cache, parts.engine.passing)
 
     # Writing.
@@ -262,12 +271,14 @@ class Collection(Handle):
             StorageError, FormatError: the store failed, or its bytes did not hold.
         """
         stages = as_stages(rerank, rerank_depth)
-        view = self._view()
-        request = self._request(view, query, depth_of(stages, check_k(k)), filter, recall, ef)
-        found = search_resident(view, request, self._engine, self._resident)
+        depth = depth_of(stages, check_k(k))
+
+        def answer(view: CollectionView[Shard]) -> Hits:
+            return self._answer(view, self._request(view, query, depth, filter, recall, ef))
+
+        found = self._early(answer)
         if found is None:
-            ranked = rank(view, request, self._engine)
-            found = Hits(hits_of(ranked, self._engine, view.schema.metric), ranked.receipt)
+            found = answer(self._view())
         if not stages:
             return found
         hits, reports = apply(stages, query_document, found.hits, k, self._engine.store)
@@ -275,6 +286,13 @@ class Collection(Handle):
         receipt.timings_ms["rerank"] = sum(report.latency_ms for report in reports)
         receipt.rerank = reports
         return Hits(hits, receipt)
+
+    def _answer(self, view: CollectionView[Shard], request: SearchRequest) -> Hits:
+        found = search_resident(view, request, self._engine, self._resident)
+        if found is not None:
+            return found
+        ranked = rank(view, request, self._engine)
+        return Hits(hits_of(ranked, self._engine, view.schema.metric), ranked.receipt)
 
     def search_batch(
         self,

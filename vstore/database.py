@@ -16,9 +16,11 @@ from vstore.collection import Collection
 from vstore.errors import InvalidSetting, ReadOnly, nearest
 from vstore.format.manifest import Manifest, ShardEntry
 from vstore.handle import Parts
+from vstore.ingest.opening import Opening
 from vstore.ingest.registry import WriterRegistry
 from vstore.ingest.schema import MAX_FIELDS, check_field
 from vstore.progress import tell_of_compiling
+from vstore.query.pipeline import ColdReads
 from vstore.query.search import Engine
 from vstore.remote import SCHEME, server_module
 from vstore.settings import IndexSettings, Settings
@@ -62,13 +64,56 @@ def connect(
         UnsupportedVersion: the store was written by a newer vstore.
         InvalidSetting: an unknown scheme or option.
     """
+    return _database(uri, settings, read_only, cache_dir, options)
+
+
+def open_collection(
+    uri: str | os.PathLike[str] | ObjectStore,
+    name: str,
+    *,
+    settings: Settings | None = None,
+    read_only: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Collection:
+    """Open one collection of a store in as few round trips as can be: `connect` and `collection` in one.
+
+    It returns when the latest manifest is known, after one round trip; what the log holds beyond it is
+    looked at while the first search runs, which starts over where there is anything. Closing the collection
+    closes the store.
+
+    Args:
+        uri, settings, read_only, cache_dir, options: as for `connect`.
+        name: the collection.
+
+    Raises:
+        CollectionNotFound: there is none of that name.
+        As `connect`; what is wrong with the log, the first call on the collection raises.
+    """
+    database = _database(uri, settings, read_only, cache_dir, options, marked=True)
+    try:
+        return database._open(name) if isinstance(database, Database) else database.collection(name)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _database(
+    uri: str | os.PathLike[str] | ObjectStore,
+    settings: Settings | None,
+    read_only: bool,
+    cache_dir: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+    *,
+    marked: bool = False,
+) -> Database:
     chosen = settings or Settings()
     if isinstance(uri, ObjectStore):
         if options:
             raise InvalidSetting(
                 f"options {sorted(options)} are for a store that connect opens, not for one given"
             )
-        return Database(uri, chosen, read_only, cache_dir)
+        return Database(uri, chosen, read_only, cache_dir, marked=marked)
     place = os.fspath(uri)
     if place.startswith(SCHEME):
         if settings is not None or read_only or cache_dir is not None:
@@ -77,7 +122,7 @@ def connect(
             )
         return cast(Database, server_module().connect(place, **options))
     store = open_store(place, settings=chosen, **options)
-    return Database(store, chosen, read_only, cache_dir)
+    return Database(store, chosen, read_only, cache_dir, marked=marked)
 
 
 class Database:
@@ -89,14 +134,21 @@ class Database:
         settings: Settings,
         read_only: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        marked: bool = False,
     ) -> None:
         tell_of_compiling()
         self._store = store
         self._settings = settings
         self._read_only = read_only
         self._catalog = Catalog(store)
-        self._catalog.check_marker()
-        engine = Engine(store, open_cache(settings, cache_dir), settings.prices)
+        if not marked:
+            self._catalog.check_marker()
+        by_clusters = settings.cold_plan == "clusters" or (
+            settings.cold_plan == "auto" and store.url.startswith("s3://")
+        )
+        cold = ColdReads(by_clusters, settings.cold_bytes)
+        engine = Engine(store, open_cache(settings, cache_dir), settings.prices, cold=cold)
 
         def open_shard(entry: ShardEntry, manifest: Manifest) -> Shard:
             return Shard(entry, manifest.schema, manifest.id_kind, store, engine.cache)
@@ -174,6 +226,12 @@ class Database:
             SnapshotNotFound: there is no such snapshot, or it was collected.
         """
         return Collection(name, self._parts, at)
+
+    def _open(self, name: str) -> Collection:
+        parts = self._parts
+        manifest = self._catalog.require_at_once(name)
+        opening = Opening(self._catalog, manifest, self._settings, parts.open_shard)
+        return Collection(name, parts, opening=opening, on_close=self.close)
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """Return the versions that `collection(name, at=version)` opens, ascending, with their tags.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from vstore.catalog import Catalog
 from vstore.catalog.pins import At, Lease, find_snapshot
 from vstore.errors import Closed, ReadOnly, StaleRead, WriterFenced
+from vstore.ingest.opening import Loaded, Opening
 from vstore.ingest.reader import OpenShard, load_view, open_snapshot
 from vstore.ingest.registry import WriterRegistry
 from vstore.ingest.token import VersionToken, parse_token
@@ -21,6 +22,8 @@ from vstore.query.search import Engine
 from vstore.settings import IndexSettings, Settings
 from vstore.shard.reader import Shard
 from vstore.types import Schema
+
+T = TypeVar("T")
 
 REFRESH_DELAY_S = 0.01
 """Between two looks for a version token, at first; it doubles up to twenty times that."""
@@ -41,7 +44,15 @@ class Parts:
 class Handle:
     """One collection, open at its newest version or at a snapshot. Thread-safe."""
 
-    def __init__(self, name: str, parts: Parts, at: At | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        parts: Parts,
+        at: At | None = None,
+        *,
+        opening: Opening[Shard] | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
         self._name = name
         self._parts = parts
         self._engine = parts.engine
@@ -50,7 +61,8 @@ class Handle:
         self._closed = False
         self._at = at
         self._lease: Lease | None = None
-        self._loaded = self._first_view(parts)
+        self._on_close = on_close
+        self._loaded = Loaded(self._first_view(parts) if opening is None else None, opening)
 
     def _first_view(self, parts: Parts) -> CollectionView[Shard]:
         if self._at is None:
@@ -74,7 +86,7 @@ class Handle:
     @property
     def index(self) -> IndexSettings:
         """How shards are built."""
-        return self._loaded.manifest.index
+        return self._loaded.shown.manifest.index
 
     @property
     def version(self) -> int:
@@ -119,6 +131,7 @@ class Handle:
             self._refresh()
 
     def _refresh(self) -> None:
+        before = self._loaded.view()
         with self._lock:
             self._check_open()
             parts = self._parts
@@ -126,21 +139,25 @@ class Handle:
                 return
             if parts.writers.get(self._name) is None:
                 self._writer = None
-                self._loaded = load_view(
+                view = load_view(
                     parts.catalog,
                     self._name,
                     parts.settings,
                     open_shard=parts.open_shard,
-                    previous=self._loaded,
+                    previous=before,
                 )
+                self._loaded.take(view)
 
     def close(self) -> None:
         """Release the handle; nothing is lost, since every write was durable when it returned."""
         with self._lock:
             self._closed = True
             lease, self._lease = self._lease, None
+            on_close, self._on_close = self._on_close, None
         if lease is not None:
             lease.release()
+        if on_close is not None:
+            on_close()
 
     def __enter__(self) -> Self:
         return self
@@ -163,10 +180,17 @@ class Handle:
         return self._current()
 
     def _current(self) -> CollectionView[Shard]:
-        if self._at is not None:
-            return self._loaded
-        writer = self._writer or self._parts.writers.get(self._name)
-        return self._loaded if writer is None else writer.view()
+        writer = self._writes()
+        return self._loaded.view() if writer is None else writer.view()
+
+    def _writes(self) -> Writer[Shard] | None:
+        """Return the writer whose view is this handle's, if any."""
+        return None if self._at is not None else self._writer or self._parts.writers.get(self._name)
+
+    def _early(self, answer: Callable[[CollectionView[Shard]], T]) -> T | None:
+        """As `Loaded.early`; None where this connection writes."""
+        self._check_open()
+        return None if self._writes() is not None else self._loaded.early(answer)
 
     @contextmanager
     def _writing(self) -> Iterator[Writer[Shard]]:

@@ -137,6 +137,13 @@ class Settings:
     coalesce_max_bytes: int = 8 << 20
     """A coalesced request is at most this long."""
     n_retries: int = 5
+    cold_plan: Literal["auto", "clusters", "walk"] = "auto"
+    """How a shard is searched whose codes are not all cached: "clusters" scans the codes of whole clusters,
+    read in one round; "walk" goes as a warm search does, and waits for what it meets. "auto": clusters
+    on S3."""
+    cold_bytes: int = 8 << 20
+    """The most codes that a scan of clusters reads for one query, over all shards; four times as much under a
+    filter whose rows lie away from the query."""
     s3_reader: Literal["presigned", "boto3"] = "presigned"
     """How S3 is read: by presigned URLs, in a fraction of the processor time, or by boto3 alone."""
     retention_s: float = 3600.0
@@ -164,6 +171,11 @@ class Settings:
         )
         require(self.coalesce_max_bytes >= 1, f"coalesce_max_bytes is {self.coalesce_max_bytes}; 1 or more")
         require(self.n_retries >= 0, f"n_retries is {self.n_retries}; it must be 0 or more")
+        require(
+            self.cold_plan in ("auto", "clusters", "walk"),
+            f"cold_plan is {self.cold_plan!r}; it must be 'auto', 'clusters' or 'walk'",
+        )
+        require(self.cold_bytes >= 1, f"cold_bytes is {self.cold_bytes}; it must be 1 or more")
         require(
             self.s3_reader in ("presigned", "boto3"),
             f"s3_reader is {self.s3_reader!r}; it must be 'presigned' or 'boto3'",

@@ -2,6 +2,7 @@
 
 vstore.json                                       what makes the place a store
 catalog/<name>/<version>                          manifests, 20 digits
+latest/<name>                                     a copy of the latest manifest, or of one before it
 data/<name>/<collection id>/log/<seq>             log records, 20 digits
 data/<name>/<collection id>/shards/<shard id>.shard
 data/<name>/<collection id>/dead/<shard id>.<id>  rows dead since their shard was built
@@ -44,6 +45,11 @@ def manifest_prefix(name: str) -> str:
 def manifest_key(name: str, version: int) -> str:
     """Return the name of one manifest."""
     return f"{manifest_prefix(name)}{version:020d}"
+
+
+def latest_key(name: str) -> str:
+    """Return the name of the copy of a collection's latest manifest."""
+    return f"latest/{name}"
 
 
 def number_of(tail: str) -> int | None:

@@ -32,6 +32,7 @@ def load_view(
     *,
     open_shard: OpenShard[S],
     previous: CollectionView[S] | None = None,
+    manifest: Manifest | None = None,
 ) -> CollectionView[S]:
     """Return what the collection holds now.
 
@@ -44,13 +45,14 @@ def load_view(
         settings: how many shards are opened and asked at once (`io_concurrency`).
         open_shard: opens a shard that `previous` does not hold open.
         previous: an earlier view of the same collection; what it has is not read again.
+        manifest: one that was the latest just now, if it is known.
 
     Raises:
         CollectionNotFound: there is none of that name.
         CorruptData: an object that the manifest names is damaged or missing.
         StoreUnavailable: a new manifest came out during each of several attempts.
     """
-    manifest = catalog.require(name)
+    manifest = manifest or catalog.require(name)
     for _ in range(MAX_RESTARTS):
         try:
             view = open_view(catalog, manifest, settings, open_shard=open_shard, previous=previous)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from vstore.filters import Filter
 from vstore.ingest.view import LiveShard
 from vstore.query.matching import matching_rows
 from vstore.query.passing import PassingRows
-from vstore.query.planner import Plan, ShardPlans
+from vstore.query.planner import Plan, ShardPlans, cold_plan
+from vstore.query.policy import CERTAINLY_MIXED
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline
 from vstore.shard import sections
@@ -25,6 +27,7 @@ from vstore.shard.head import ShardHead
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.traverse import TRAVERSALS, Found, Walk, WalkParams
+from vstore.traverse.clusters import reach_of
 from vstore.types import Bitmap, Float32s, Int32s
 from vstore_kernels import bitmap
 from vstore_kernels.codes import prepare_query
@@ -53,6 +56,19 @@ class ShardAnswer:
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class ColdReads:
+    """How shards are searched whose codes are not all resident."""
+
+    clusters: bool = False
+    """By a scan of the query's nearest clusters, read in one round; else by the walk of a warm search."""
+    code_bytes: int = 8 << 20
+    """The most codes that such a scan reads for one shard."""
+
+
+WALKING: Final = ColdReads()
+
+
 def passing_rows(
     session: ShardSession, live: LiveShard[Shard], filter: Filter | None, known: PassingRows
 ) -> Pipeline[Bitmap | None]:
@@ -72,12 +88,19 @@ def passing_rows(
 
 
 def plan_shard(
-    session: ShardSession, live: LiveShard[Shard], request: SearchRequest, known: PassingRows
+    session: ShardSession,
+    live: LiveShard[Shard],
+    request: SearchRequest,
+    known: PassingRows,
+    cold: ColdReads = WALKING,
 ) -> Generator[Sequence[BlockKey], None, tuple[Plan, Bitmap | None]]:
     """Return the plan for a shard whose matching rows are known exactly, and those rows."""
     passing = yield from passing_rows(session, live, request.filter, known)
     plans = plans_for(session.head, request, passing)
-    return replace(plans.plan(request.query), correlation=plans.correlation(request.query)), passing
+    plan = replace(plans.plan(request.query), correlation=plans.correlation(request.query))
+    if cold.clusters and request.ef is None and plan.traversal != "exact" and not session.tables.resident:
+        plan = cold_plan(plan, session.head, request.k, request.recall)
+    return plan, passing
 
 
 def plans_for(head: ShardHead, request: SearchRequest, passing: Bitmap | None) -> ShardPlans:
@@ -86,11 +109,15 @@ def plans_for(head: ShardHead, request: SearchRequest, passing: Bitmap | None) -
 
 
 def search_shard(
-    session: ShardSession, live: LiveShard[Shard], request: SearchRequest, known: PassingRows
+    session: ShardSession,
+    live: LiveShard[Shard],
+    request: SearchRequest,
+    known: PassingRows,
+    cold: ColdReads = WALKING,
 ) -> Pipeline[ShardAnswer]:
     """Return the shard's k best rows for a request; fewer only where fewer match."""
     clock = _Stopwatch()
-    plan, passing = yield from plan_shard(session, live, request, known)
+    plan, passing = yield from plan_shard(session, live, request, known, cold)
     clock.lap("filter")
     answer = ShardAnswer(session, plan, np.empty(0, np.int32), np.empty(0, np.float32), timings_ms=clock.laps)
     if plan.n_matching == 0:
@@ -100,7 +127,15 @@ def search_shard(
         clock.lap("exact")
         return answer
     width = max(plan.ef, plan.n_candidates)
-    found = yield from _walk(session, plan.traversal, request, passing, WalkParams(width, plan.n_seeds))
+    params = WalkParams(
+        width,
+        plan.n_seeds,
+        k=request.k,
+        reach=reach_of(request.recall),
+        apart=plan.correlation is not None and plan.correlation < CERTAINLY_MIXED,
+        code_bytes=cold.code_bytes,
+    )
+    found = yield from _walk(session, plan.traversal, request, passing, params)
     if len(found.node_ids) < min(request.k, plan.n_matching):
         # The graph does not reach enough of the passing rows: look at every one of them.
         first = found

@@ -16,7 +16,7 @@ calibration goes by fixed rules, in order; each plan says which it was:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -162,6 +162,32 @@ def _calibrated(
         correlation=correlation,
         n_matching=n_matching,
         reason=way.reason,
+    )
+
+
+def cold_plan(plan: Plan, head: ShardHead, k: int, recall: float) -> Plan:
+    """Return the plan of a shard whose codes are not all resident: few rounds instead of few distances.
+
+    Args:
+        plan: of the same query where all is resident.
+        head: of the shard.
+        k: answers wanted.
+        recall: recall asked for, in (0, 1).
+    """
+    n_candidates = plan.n_candidates
+    if head.calibration is not None:
+        known = policy(head.calibration, k, min(recall, _MOST_MEASURED), None, False)
+        # As many as any scan re-scores: the clusters may lie far from the query.
+        scan, _, _ = known.ways(plan.n_matching, plan.selectivity, plan.correlation)
+        n_candidates = scan.n_candidates
+    reason = f"codes are not cached: those of the nearest clusters in one round ({plan.traversal} when warm)"
+    return replace(
+        plan,
+        traversal="clusters",
+        ef=n_candidates,
+        n_seeds=0,
+        n_candidates=n_candidates,
+        reason=reason,
     )
 
 

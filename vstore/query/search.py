@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from vstore.cache import BlockCache
 from vstore.ingest.view import CollectionView
 from vstore.query.memtable import MemtableAnswer, chunk_key, chunk_row, search_memtable
 from vstore.query.passing import PassingRows
-from vstore.query.pipeline import ShardAnswer, plan_shard, search_shard
+from vstore.query.pipeline import WALKING, ColdReads, ShardAnswer, plan_shard, search_shard
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline, Rounds
@@ -35,6 +35,11 @@ class Engine:
     cache: BlockCache
     prices: Prices
     passing: PassingRows = field(default_factory=PassingRows)
+    cold: ColdReads = WALKING
+
+    def cold_of(self, n_shards: int) -> ColdReads:
+        """Return how each of so many shards is searched where its codes are not resident."""
+        return replace(self.cold, code_bytes=self.cold.code_bytes // max(n_shards, 1))
 
 
 @dataclass(slots=True)
@@ -72,9 +77,10 @@ def rank(view: CollectionView[Shard], request: SearchRequest, engine: Engine) ->
     """Find the k nearest matching rows of a view and account for the work."""
     rounds = Rounds(engine.store, engine.cache.disk)
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
+    cold = engine.cold_of(len(sessions))
     answers = rounds.run(
         [
-            (session, search_shard(session, live, request, engine.passing))
+            (session, search_shard(session, live, request, engine.passing, cold))
             for session, live in zip(sessions, view.shards, strict=True)
         ]
     )
@@ -151,9 +157,10 @@ def explain(view: CollectionView[Shard], request: SearchRequest, engine: Engine)
     """Return the receipt's plan part without running the search; reads filter columns where needed."""
     rounds = Rounds(engine.store, engine.cache.disk)
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
+    cold = engine.cold_of(len(sessions))
     plans = rounds.run(
         [
-            (session, plan_shard(session, live, request, engine.passing))
+            (session, plan_shard(session, live, request, engine.passing, cold))
             for session, live in zip(sessions, view.shards, strict=True)
         ]
     )

@@ -82,12 +82,20 @@ class WalkParams:
     `lookahead` how many of the nearest unexpanded beam entries a stop for missing blocks asks for, None
     being all of them; `n_predicted` how many of the query's nearest clusters are read before the walk.
     None of the last two changes an answer: they trade bytes for round trips.
+
+    The scan of clusters alone looks at `k`, the answers wanted; at `reach`, how far it looks, 1 for a recall
+    of 0.95; at `apart`, whether the passing rows lie away from the query; and at `code_bytes`, about the most
+    that it reads.
     """
 
     ef: int
     n_seeds: int = 256
     lookahead: int | None = None
     n_predicted: int = 16
+    k: int = 10
+    reach: float = 1.0
+    apart: bool = False
+    code_bytes: int = 8 << 20
 
 
 @dataclass(slots=True)

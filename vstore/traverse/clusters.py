@@ -1,0 +1,131 @@
+"""A scan of the clusters nearest to the query: for shards of which nothing is cached yet.
+
+A walk finds out step by step which blocks it needs, and on an object store every step is a wait. The
+centroids and the passing counts of the clusters, which the first reads bring, say beforehand where the
+nearest passing rows are: the blocks of codes there are read in one round, and every passing row in them is
+scored. No list is read. This is an inverted file (Jegou, Douze & Schmid 2011) whose lists are the shard's
+own clusters, with the number of clusters chosen for each query.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
+from vstore.types import Bitmap, Float32s, Int32s, Int64s
+from vstore_kernels import bitmap, layout
+from vstore_kernels.codes import prepare_query
+from vstore_kernels.near import cluster_distances
+from vstore_kernels.scan import scan_codes
+
+FEW: Final = (4, 0.4)
+"""Clusters are read up to this share farther (at recall 0.95) than the one where so many times k passing
+rows are met: what rows that lie around the query need."""
+MANY: Final = (20, 0.3)
+"""The same from farther out: what rows that lie away from the query need, whose distances differ least."""
+APART_BYTES: Final = 4
+APART_SHARE: Final = 0.6
+"""Where the passing rows lie away from the query recall comes before bytes: this share of all their blocks
+may be read, and at most so many times the usual limit."""
+
+
+class Chosen(NamedTuple):
+    """The blocks to read: `blocks` int32[m] ascending; `n_clusters` they stand for; `cut` short by bytes."""
+
+    blocks: Int32s
+    n_clusters: int
+    cut: bool
+
+
+class ClusterScan:
+    """Scores the codes of the passing rows in the blocks of the query's nearest clusters."""
+
+    name = "clusters"
+
+    def walk(self, graph: GraphView, query: Float32s, passing: Bitmap | None, params: WalkParams) -> Walk:
+        """As `Traversal.walk`."""
+        chosen = choose_blocks(graph, query, passing, params)
+        if not len(chosen.blocks):
+            return Found.nothing()
+        yield Wants(codes=chosen.blocks)
+        rows = rows_of(graph, chosen.blocks, passing)
+        code = prepare_query(query, graph.code_params)
+        node_ids, distances = scan_codes(code, graph.tables, rows, params.ef)
+        return Found(node_ids, distances, n_distances=len(rows) + len(graph.centroids))
+
+
+def reach_of(recall: float) -> float:
+    """Return how much of FEW and MANY a recall needs: 1 at 0.95, more above."""
+    return math.log(1 - min(recall, 0.9999)) / math.log(1 - 0.95)
+
+
+def choose_blocks(graph: GraphView, query: Float32s, passing: Bitmap | None, params: WalkParams) -> Chosen:
+    """Return the blocks of codes that hold the passing rows of the nearest clusters.
+
+    Clusters are taken nearest first: as far as FEW and MANY say, while their blocks fit into
+    `params.code_bytes` (more where `params.apart`: APART_BYTES), and until k rows are met in any case.
+    """
+    shift, k = graph.tables.block_shift, params.k
+    clusters, blocks, counts = _segments(graph, passing)
+    if not len(blocks):
+        return Chosen(np.empty(0, np.int32), 0, False)
+    gaps = _distances(graph, query)[clusters]
+    order = np.argsort(gaps, kind="stable")
+    gaps, counts, blocks = gaps[order], counts[order], blocks[order]
+    met = counts.cumsum()
+
+    def limit(times_k: int, share: float) -> float:
+        settled = float(gaps[min(int(np.searchsorted(met, times_k * k)), len(met) - 1)])
+        return settled + share * params.reach * abs(settled)
+
+    farthest = limit(*MANY) if params.apart else min(limit(*FEW), limit(*MANY))
+    n_near = int(np.searchsorted(gaps, farthest, side="right"))
+    _, first = np.unique(blocks, return_index=True)
+    costs = np.zeros(len(blocks), np.int64)
+    # The bytes of a block that is resident already are not read.
+    costs[first] = (graph.tables.code_table[blocks[first]] == 0) * (graph.tables.row_bytes << shift)
+    paid, code_bytes = costs.cumsum(), params.code_bytes
+    if params.apart:
+        code_bytes = min(max(code_bytes, int(APART_SHARE * paid[-1])), APART_BYTES * code_bytes)
+    n_paid = int(np.searchsorted(paid, code_bytes, side="right"))
+    n_least = int(np.searchsorted(met, min(k, int(met[-1])))) + 1
+    n = max(min(n_near, n_paid), n_least)
+    return Chosen(
+        np.unique(blocks[:n]).astype(np.int32), len(np.unique(clusters[order[:n]])), n_paid < n_near
+    )
+
+
+def rows_of(graph: GraphView, blocks: Int32s, passing: Bitmap | None) -> Int32s:
+    """Return int32[m] ascending: the passing rows of blocks (int32[b] ascending)."""
+    shift = graph.tables.block_shift
+    if passing is not None:
+        rows = bitmap.indices(passing)
+        wanted = np.zeros(len(graph.tables.code_table), np.bool_)
+        wanted[blocks] = True
+        return np.ascontiguousarray(rows[wanted[rows >> shift]])
+    each = np.arange(1 << shift, dtype=np.int32)
+    every: Int32s = ((blocks[:, None] << np.int32(shift)) + each).ravel()
+    return np.ascontiguousarray(every[every < graph.n])
+
+
+def _segments(graph: GraphView, passing: Bitmap | None) -> tuple[Int64s, Int64s, Int64s]:
+    """Return (cluster, block, passing rows) of each part of a cluster within a block, where any pass."""
+    offsets, shift = graph.cluster_offsets, graph.tables.block_shift
+    edges = np.unique(np.concatenate([offsets, np.arange(0, graph.n, 1 << shift, dtype=np.int64)]))
+    counts = np.diff(edges) if passing is None else bitmap.range_counts(passing, edges)
+    there = np.flatnonzero(counts)
+    starts = edges[there]
+    return np.searchsorted(offsets, starts, side="right") - 1, starts >> shift, counts[there]
+
+
+def _distances(graph: GraphView, query: Float32s) -> Float32s:
+    """Return float32[K]: L2 distances to the centroids, or minus the inner product under dot."""
+    gaps = np.empty(len(graph.centroids), np.float32)
+    cluster_distances(query, graph.centroids, layout.METRICS.index(graph.metric), gaps)
+    if graph.metric == "dot":
+        return gaps
+    own = np.float32(1) if graph.metric == "cosine" else query.dot(query)
+    return np.sqrt(np.maximum(gaps + own, 0))
