@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, cast
 
+from vstore.cache.blocks import CacheStats
 from vstore.cache.opening import open_cache
 from vstore.catalog import Catalog
 from vstore.catalog.garbage import Collected, collect
@@ -169,6 +170,16 @@ class Database:
     def settings(self) -> Settings:
         """How this process runs the store."""
         return self._settings
+
+    @property
+    def store(self) -> ObjectStore:
+        """The object store, with whatever wraps it."""
+        return self._store
+
+    @property
+    def cache_stats(self) -> CacheStats:
+        """What the block cache holds in memory, and has done."""
+        return self._parts.engine.cache.stats()
 
     def create_collection(
         self,

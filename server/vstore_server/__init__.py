@@ -1,21 +1,22 @@
 """The gRPC-lite server of vstore, and its clients.
 
-import vstore_server
+import vstore
 
-db = vstore_server.connect("vstore://127.0.0.1:8765", token="vst_...")
+db = vstore.connect("vstore://127.0.0.1:8765", token="vst_...")
 hits = db.collection("photos").search(query, k=10)
 
-`python -m vstore_server ./data` serves; `vstore_server.aio` is the asynchronous client; docs/PROTOCOL.md
+`vstore serve ./data` serves; `vstore.aio.connect` is the asynchronous client; docs/PROTOCOL.md
 is the authority on the bytes, docs/SERVER.md on running one.
 """
 
 from vstore_server import aio, errors
-from vstore_server.auth import Token, Tokens, load_tokens
+from vstore_server.auth import Token, Tokens, TokensFile, load_tokens
 from vstore_server.background import BackgroundServer
 from vstore_server.client import RemoteCollection, RemoteDatabase, connect
 from vstore_server.codec import Limits
 from vstore_server.server import Server
 from vstore_server.settings import ClientTLS, ServerSettings, ServerTLS
+from vstore_server.tracing import Tracing
 
 __all__ = [
     "BackgroundServer",
@@ -28,6 +29,8 @@ __all__ = [
     "ServerTLS",
     "Token",
     "Tokens",
+    "TokensFile",
+    "Tracing",
     "aio",
     "connect",
     "errors",

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import dataclasses
 import importlib
-import logging
 import os
 import signal
 import sys
@@ -17,10 +16,14 @@ from typing import Any
 
 import vstore
 from vstore.errors import InvalidSetting, VstoreError, nearest
-from vstore_server.auth import ROLES, Tokens, load_tokens, new_token, token_entry
+from vstore.storage import open_store
+from vstore.storage.wrappers.counting import CountingStore
+from vstore_server import logs
+from vstore_server.auth import ROLES, Tokens, TokensFile, new_token, token_entry
 from vstore_server.codec import Limits
 from vstore_server.server import Server
 from vstore_server.settings import DEFAULT_LISTEN, ServerSettings, ServerTLS, read_pem
+from vstore_server.tracing import Tracing
 
 _ENVIRONMENT = "VSTORE_SERVER_"
 _NUMBERS = {
@@ -45,6 +48,15 @@ _HELP = {
 }
 
 
+_FLAGS = {
+    "insecure": "allow a public address without TLS and tokens",
+    "read_only": "refuse every write",
+    "log_requests": "log every request, not the slow and the failed alone",
+    "metrics_public": "allow --metrics on a public address; it has neither TLS nor tokens",
+    "otel": "make OpenTelemetry spans with the process's tracer provider",
+}
+
+
 def main(arguments: Sequence[str] | None = None, program: str = "python -m vstore_server") -> int:
     """Run the command line and return the exit status: 0 done, 1 a named error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -52,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m vstor
         if given[:1] == ["token"]:
             return _token(given[1:], program)
         options = _options(given, program)
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+        logs.to_stderr()
         return asyncio.run(_serve(options))
     except VstoreError as error:
         print(f"vstore_server: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -73,10 +85,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--tls-cert", help="PEM file of the certificate chain")
     parser.add_argument("--tls-key", help="PEM file of its key")
     parser.add_argument("--tls-client-ca", help="PEM file; clients must show a certificate that it signed")
-    parser.add_argument(
-        "--insecure", action="store_true", default=None, help="allow a public address without these"
-    )
-    parser.add_argument("--read-only", action="store_true", default=None, help="refuse every write")
+    parser.add_argument("--metrics", help="host:port of an HTTP port with /metrics, /livez and /readyz")
+    for name, text in _FLAGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", default=None, help=text)
+    parser.add_argument("--cache-dir", help="a folder for the disk tier of the block cache")
     parser.add_argument("--endpoint-url", help="for s3: the server, where it is not AWS")
     parser.add_argument("--region", help="for s3")
     parser.add_argument(
@@ -125,7 +137,7 @@ def _from_text(name: str, text: str) -> Any:
             return float(text)
         except ValueError:
             raise InvalidSetting(f"{_ENVIRONMENT}{name.upper()} is {text!r}; it must be a number") from None
-    if name in ("insecure", "read_only"):
+    if name in _FLAGS:
         return text.lower() in ("1", "true", "yes")
     return text.split(",") if name == "reranker" else text
 
@@ -144,8 +156,9 @@ def _settings(options: Mapping[str, Any]) -> ServerSettings:
         if name not in known:
             raise InvalidSetting(f"[limits] has no {name!r}{nearest(name, known)}")
     listen = options.get("listen", DEFAULT_LISTEN)
-    insecure = bool(options.get("insecure", False))
-    return ServerSettings(listen=listen, insecure=insecure, limits=Limits(**limits), **values)
+    for name in ("insecure", "log_requests", "metrics_public"):
+        values[name] = bool(options.get(name, False))
+    return ServerSettings(listen=listen, metrics=options.get("metrics"), limits=Limits(**limits), **values)
 
 
 def _tls(options: Mapping[str, Any]) -> ServerTLS | None:
@@ -175,19 +188,26 @@ def _rerankers(given: Sequence[str]) -> dict[str, Any]:
 
 async def _serve(options: Mapping[str, Any]) -> int:
     settings, tls = _settings(options), _tls(options)
-    tokens = load_tokens(options["tokens"]) if "tokens" in options else Tokens()
+    tokens = TokensFile(options["tokens"]) if "tokens" in options else Tokens()
     rerankers = _rerankers(options.get("reranker", ()))
     store_options = {name: options[name] for name in ("endpoint_url", "region") if name in options}
     read_only = bool(options.get("read_only", False))
-    with vstore.connect(options["store"], read_only=read_only, **store_options) as database:
-        server = Server(database, settings, tokens=tokens, tls=tls, rerankers=rerankers)
+    tracing = Tracing() if options.get("otel", False) else None
+    store = CountingStore(open_store(options["store"], settings=vstore.Settings(), **store_options))
+    cache_dir = options.get("cache_dir")
+    with vstore.connect(store, read_only=read_only, cache_dir=cache_dir) as database:
+        server = Server(database, settings, tokens=tokens, tls=tls, rerankers=rerankers, tracing=tracing)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if isinstance(tokens, TokensFile):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tokens.reload)
         address = await server.start()
         arguments = "".join([', token="..."' if len(tokens) else "", ", tls=True" if tls is not None else ""])
         print(f"serving {database.url} at {address}", flush=True)
         print(f'call it with vstore.connect("vstore://{address}"{arguments})', flush=True)
+        if server.metrics_address is not None:
+            print(f"metrics at http://{server.metrics_address}/metrics", flush=True)
         await stop.wait()
         print("draining", flush=True)
         await server.stop()

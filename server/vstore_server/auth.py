@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
+import os
 import re
 import secrets
+import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any, Literal
 from vstore.errors import InvalidSetting, nearest
 from vstore.settings import require
 from vstore_server.errors import PermissionRefused, Unauthenticated
+from vstore_server.logs import event
 
 Role = Literal["read", "write", "admin"]
 ROLES: tuple[Role, ...] = ("read", "write", "admin")
@@ -128,6 +132,60 @@ class Tokens:
         if found is None:
             raise Unauthenticated("the server does not know this token")
         return Caller(found.name, found.role, found.collections)
+
+
+class TokensFile(Tokens):
+    """A tokens file that is read again when it changes. What it becomes unreadable by is logged, not obeyed.
+
+    Args:
+        path: the file.
+        look_every_s: how long a change may go unseen.
+        monotonic: seconds, for the same.
+
+    Raises:
+        InvalidSetting: it cannot be read, or an entry is malformed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        look_every_s: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = Path(path)
+        self._look_every_s = look_every_s
+        self._monotonic = monotonic
+        self._looked_at_s = monotonic()
+        self._seen = self._state()
+        super().__init__(load_tokens(self._path)._tokens)
+
+    def identify(self, authorization: str | None) -> Caller:
+        """As `Tokens.identify`, by the file as it is now."""
+        now_s = self._monotonic()
+        if now_s - self._looked_at_s >= self._look_every_s:
+            self._looked_at_s = now_s
+            self.reload()
+        return super().identify(authorization)
+
+    def reload(self) -> None:
+        """Read the file if it has changed; where that fails, what was read last stays."""
+        state = self._state()
+        if state == self._seen:
+            return
+        self._seen = state
+        try:
+            self._tokens = load_tokens(self._path)._tokens
+        except InvalidSetting as error:
+            event(logging.ERROR, "tokens not read", error=str(error), kept=len(self._tokens))
+        else:
+            event(logging.INFO, "tokens read", tokens=len(self._tokens))
+
+    def _state(self) -> tuple[int, ...]:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return ()
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def new_token() -> str:

@@ -33,6 +33,7 @@ class BackgroundServer:
         self._failure: BaseException | None = None
         self._grace_s: float | None = None
         self.address = ""
+        self.metrics_address: str | None = None
 
     @property
     def url(self) -> str:
@@ -68,6 +69,7 @@ class BackgroundServer:
         try:
             server = self._make()
             self.address = await server.start()
+            self.metrics_address = server.metrics_address
         except BaseException as error:
             self._failure = error
             return

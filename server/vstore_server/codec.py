@@ -62,6 +62,13 @@ class Limits:
     batch_queries: int = 10_000
     batch_answers: int = 2_000_000
     """Queries times k of one batch."""
+    rerank_stages: int = 8
+    filter_depth: int = 64
+    """Levels of a filter: of $and, $or, $not and lists of values."""
+    filter_values: int = 100_000
+    """Values and operators of a filter."""
+    list_items: int = 10_000
+    """Items of one list attribute of one row."""
     upsert_rows: int = 50_000
     ids: int = 50_000
     """Ids of one `Get` or `Delete`."""

@@ -37,6 +37,8 @@ class Lane:
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix=f"vstore-{name}")
         self._mean_s = 0.005
         self._closed = False
+        self.n_refused = 0
+        """Requests turned away because the queue was full."""
 
     @property
     def n_waiting(self) -> int:
@@ -109,6 +111,7 @@ class Lane:
             raise
 
     def _busy(self, held: int) -> ServerBusy:
+        self.n_refused += 1
         delay_s = self.retry_after_s()
         error = ServerBusy(
             f"{self._n_waiting} {self.name} requests wait (yours: {held}; limit {self._max_waiting}, half of "

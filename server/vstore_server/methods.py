@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from vstore_server.auth import Caller, Role
 from vstore_server.errors import Cancelled
 
 Kind = Literal["unary", "progress", "stream", "scan"]
+_REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 LaneName = Literal["search", "write", "upkeep"]
 Report = Callable[[int, int], None]
 
@@ -60,10 +63,34 @@ METHODS: dict[str, Method] = {
 class Call:
     """One request while it runs: who asked, whether they still wait, and where progress goes."""
 
-    def __init__(self, caller: Caller, report: Report = lambda done, total: None) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        report: Report = lambda done, total: None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self.caller = caller
         self.report = report
+        self.collection: str | None = None
+        """What it is about, as far as it was read."""
+        self.receipt: Mapping[str, Any] | None = None
+        """Of its search, as it travels."""
+        self._metadata = metadata or {}
+        self._request_id: str | None = None
         self._cancelled = threading.Event()
+
+    @property
+    def request_id(self) -> str:
+        """The caller's id of the request, or one that is made up; it is in answers and logs."""
+        if self._request_id is None:
+            given = self._metadata.get("x-request-id", "")
+            self._request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+        return self._request_id
+
+    @property
+    def traceparent(self) -> str | None:
+        """The caller's span, in the W3C's form."""
+        return self._metadata.get("traceparent")
 
     def cancel(self) -> None:
         """Note that nobody waits for the answer any more."""

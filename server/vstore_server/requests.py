@@ -28,6 +28,7 @@ class Requests:
     def _name(self, reader: Reader, call: Call, field: str = "collection") -> str:
         name: str = reader.text(field)
         call.caller.check_collection(name)
+        call.collection = name[:128]
         return name
 
     def _reading(self, reader: Reader, call: Call, *, refresh: bool = False) -> Callable[[], Collection]:
@@ -50,6 +51,34 @@ class Requests:
         ids = reader.keys("ids")
         self._at_most("ids", 0 if ids is None else len(ids), self.limits.ids)
         return ids
+
+    def _filter(self, reader: Reader) -> Message | None:
+        """Return the filter of a request, no deeper and no larger than the limits."""
+        filter: Message | None = reader.map("filter", None)
+        level: list[Any] = [] if filter is None else [filter]
+        depth = n_values = 0
+        while level:
+            below: list[Any] = []
+            for value in level:
+                items = value.values() if isinstance(value, dict) else value
+                n_values += len(items)
+                below += [item for item in items if isinstance(item, (dict, list))]
+            # A level of the language is a map and a list: {"$and": [{...}, {...}]}.
+            depth, level = depth + 1, below
+            self._at_most("levels of filter", (depth + 1) // 2, self.limits.filter_depth)
+            self._at_most("values of filter", n_values, self.limits.filter_values)
+        return filter
+
+    def _attributes(self, reader: Reader) -> list[Any] | dict[str, Any] | None:
+        """Return the attributes of a write, no list among them longer than the limit."""
+        attributes = reader.columns("attributes")
+        limit = self.limits.list_items
+        groups: Any = attributes.values() if isinstance(attributes, dict) else attributes or ()
+        for group in groups:
+            values = group.values() if isinstance(group, dict) else group if isinstance(group, list) else ()
+            longest = max((len(value) for value in values if type(value) is list), default=0)
+            self._at_most("items of a list attribute", longest, limit)
+        return attributes
 
     def _k(self, reader: Reader) -> int:
         k: int = reader.whole("k", 10)

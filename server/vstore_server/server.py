@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -16,18 +13,20 @@ import grpc
 from vstore import Database
 from vstore.errors import InvalidSetting, StaleRead
 from vstore_server import errors, health
-from vstore_server.auth import Caller, Tokens, check_listen
+from vstore_server.auth import ANYBODY, Tokens, check_listen
 from vstore_server.codec import encode
+from vstore_server.endpoint import Endpoint
 from vstore_server.errors import ServerUnavailable
 from vstore_server.lanes import Lane
+from vstore_server.logs import event, log
 from vstore_server.messages import SERVICE
-from vstore_server.methods import METHODS, Call, Method
+from vstore_server.methods import METHODS, Call, Method, Report
+from vstore_server.observe import Observer
 from vstore_server.service import Service
 from vstore_server.settings import ServerSettings, ServerTLS
+from vstore_server.tracing import Tracing
 
 T = TypeVar("T")
-log = logging.getLogger("vstore_server")
-_REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _STALE_DELAY_S = 0.01
 _STREAM_SLACK = 64
 """RPCs beside those that lanes bound: health checks, and streams between two messages."""
@@ -44,6 +43,7 @@ class Server:
         tokens: Tokens | None = None,
         tls: ServerTLS | None = None,
         rerankers: Mapping[str, Any] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings or ServerSettings()
         self._tokens = tokens or Tokens()
@@ -54,7 +54,12 @@ class Server:
             tokens=len(self._tokens) > 0,
             forced=self._settings.insecure,
         )
-        self._service = Service(database, self._settings.limits, rerankers, self._settings.refresh_s)
+        chosen = self._settings
+        self.observer = Observer(chosen.slow_ms, chosen.log_requests, tracing)
+        self.observer.watch_database(database)
+        self._service = Service(database, chosen.limits, rerankers, chosen.refresh_s, self.observer)
+        self._endpoint = Endpoint(self.observer.registry, lambda: self._serving)
+        self.metrics_address: str | None = None
         self._secrets = (database.url,)
         self._lanes: dict[str, Lane] = {}
         self._server: Any = None
@@ -73,6 +78,7 @@ class Server:
             "write": Lane("write", chosen.n_write_threads, chosen.max_waiting),
             "upkeep": Lane("upkeep", chosen.n_upkeep_threads, chosen.max_waiting),
         }
+        self.observer.watch_lanes(self._lanes)
         n_threads = chosen.n_search_threads + chosen.n_write_threads + chosen.n_upkeep_threads
         self._server = grpc.aio.server(
             options=[
@@ -91,6 +97,8 @@ class Server:
             )
         )
         port = self._listen()
+        if chosen.metrics is not None:
+            self.metrics_address = await self._endpoint.start(chosen.metrics)
         await self._server.start()
         self._serving = True
         host = chosen.listen.rpartition(":")[0]
@@ -104,6 +112,7 @@ class Server:
             await self._server.stop(self._settings.drain_s if grace_s is None else grace_s)
         for lane in self._lanes.values():
             await lane.close()
+        await self._endpoint.stop()
         await asyncio.to_thread(self._service.close)
 
     def _listen(self) -> int:
@@ -139,17 +148,20 @@ class Server:
         async def handle(data: bytes, context: Any) -> bytes:
             started = time.perf_counter()
             call: Call | None = None
+            failure: BaseException | None = None
             try:
-                call = Call(self._caller(method, context))
+                call = self._call(method, context)
                 return await self._run(method, data, call)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
+                failure = error
                 if call is not None:
                     call.cancel()
                 raise
             except Exception as error:
-                await self._abort(context, method, error)
+                failure = error
+                await self._abort(context, method, error, call)
             finally:
-                self._note(method, call, started)
+                self.observer.finished(method, call, started, failure)
 
         return handle
 
@@ -166,8 +178,11 @@ class Server:
             def report(done: int, total: int) -> None:
                 loop.call_soon_threadsafe(arrived, int(done), int(total))
 
+            started = time.perf_counter()
+            call: Call | None = None
+            failure: BaseException | None = None
             try:
-                call = Call(self._caller(method, context), report)
+                call = self._call(method, context, report)
                 task = asyncio.ensure_future(self._run(method, data, call))
                 task.add_done_callback(lambda _: changed.set())
                 try:
@@ -183,15 +198,21 @@ class Server:
                         call.cancel()
                         task.cancel()
             except Exception as error:
-                await self._abort(context, method, error)
+                failure = error
+                await self._abort(context, method, error, call)
+            finally:
+                self.observer.finished(method, call, started, failure)
 
         return handle
 
     def _stream(self, method: Method) -> Callable[[Any, Any], AsyncIterator[bytes]]:
         async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             following: asyncio.Future[Any] | None = None
+            started = time.perf_counter()
+            call: Call | None = None
+            failure: BaseException | None = None
             try:
-                call = Call(self._caller(method, context))
+                call = self._call(method, context)
                 following = asyncio.ensure_future(anext(requests, None))
                 # One message is read ahead, to arrive while the one before is written; HTTP/2 holds the
                 # rest back.
@@ -201,28 +222,33 @@ class Server:
                         raise ServerUnavailable("the server is shutting down; send the rest to another")
                     yield await self._run(method, data, call)
             except Exception as error:
-                await self._abort(context, method, error)
+                failure = error
+                await self._abort(context, method, error, call)
             finally:
                 if following is not None:
                     following.cancel()
+                self.observer.finished(method, call, started, failure)
 
         return handle
 
     def _scan(self, method: Method) -> Callable[[bytes, Any], AsyncIterator[bytes]]:
         async def handle(data: bytes, context: Any) -> AsyncIterator[bytes]:
+            started = time.perf_counter()
             call: Call | None = None
+            failure: BaseException | None = None
             try:
-                call = Call(self._caller(method, context))
-                asked = call
+                call = asked = self._call(method, context)
                 batches = await self._job(method, call, lambda: self._service.scan(data, asked))
                 # A thread reads one batch and is free again while HTTP/2 waits for a slow reader.
                 while (answer := await self._job(method, call, lambda: next(batches, None))) is not None:
                     yield answer
             except Exception as error:
-                await self._abort(context, method, error)
+                failure = error
+                await self._abort(context, method, error, call)
             finally:
                 if call is not None:
                     call.cancel()
+                self.observer.finished(method, call, started, failure)
 
         return handle
 
@@ -245,19 +271,19 @@ class Server:
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, 20 * _STALE_DELAY_S)
 
-    def _caller(self, method: Method, context: Any) -> Caller:
-        caller = self._tokens.identify(_metadata(context).get("authorization"))
+    def _call(self, method: Method, context: Any, report: Report = lambda done, total: None) -> Call:
+        metadata = _metadata(context)
+        caller = self._tokens.identify(metadata.get("authorization"))
         caller.check_role(method.role, method.name)
-        return caller
+        return Call(caller, report, metadata)
 
-    async def _abort(self, context: Any, method: Method, error: Exception) -> NoReturn:
-        given = _metadata(context).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+    async def _abort(self, context: Any, method: Method, error: Exception, call: Call | None) -> NoReturn:
+        request_id = (call or Call(ANYBODY, metadata=_metadata(context))).request_id
         trailing = [(errors.ERROR_KEY, errors.name_of(error)), (errors.REQUEST_ID_KEY, request_id)]
         if isinstance(error, errors.ServerBusy):
             trailing.append((errors.RETRY_AFTER_KEY, str(max(1, round(error.retry_after_s * 1e3)))))
         if errors.is_internal(error):
-            _log(logging.ERROR, "failed", method=method.name, request=request_id, error=repr(error))
+            event(logging.ERROR, "failed", method=method.name, request=request_id, error=repr(error))
             log.debug("request %s", request_id, exc_info=error)
         await context.abort(
             getattr(grpc.StatusCode, errors.status_of(error)),
@@ -265,11 +291,6 @@ class Server:
             tuple(trailing),
         )
         raise AssertionError("abort raises")
-
-    def _note(self, method: Method, call: Call | None, started: float) -> None:
-        took_ms = (time.perf_counter() - started) * 1e3
-        if took_ms >= self._settings.slow_ms and call is not None:
-            _log(logging.WARNING, "slow", method=method.name, tenant=call.caller.tenant, ms=round(took_ms, 1))
 
     def _health_handlers(self) -> dict[str, Any]:
         async def check(data: bytes, context: Any) -> bytes:
@@ -303,7 +324,3 @@ class Server:
 
 def _metadata(context: Any) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-
-
-def _log(level: int, event: str, **fields: Any) -> None:
-    log.log(level, json.dumps({"event": event, **fields}, default=str))

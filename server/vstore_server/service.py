@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from vstore_server.codec import Limits, Message, decode, encode, prepare
 from vstore_server.errors import LimitExceeded
 from vstore_server.messages import Reader
 from vstore_server.methods import METHODS, Call
+from vstore_server.observe import Observer
 from vstore_server.replies import MAX_KEY_CHARACTERS, Replies
 from vstore_server.requests import check_image, written
 from vstore_server.versions import VersionMethods
@@ -38,10 +40,12 @@ class Service(VersionMethods):
         limits: Limits | None = None,
         rerankers: Mapping[str, Any] | None = None,
         refresh_s: float = 1.0,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__(database, limits or Limits(), refresh_s)
         self._rerankers = {name: as_reranker(model) for name, model in (rerankers or {}).items()}
         prepare()
+        self._observer = observer or Observer(slow_ms=math.inf)
         self._replies = Replies()
         self._run: dict[str, Callable[[Reader, Call], Message]] = {
             "Connect": self._connect,
@@ -109,7 +113,7 @@ class Service(VersionMethods):
         message = decode(data, self.limits)
         with self._settling(message.get("collection"), call):
             reader = Reader(message, "Scan")
-            opened, filter = self._reading(reader, call), reader.map("filter", None)
+            opened, filter = self._reading(reader, call), self._filter(reader)
             reader.done()
             collection = opened()
             found, dim = collection.scan_batches(filter), collection.schema.dim
@@ -195,7 +199,7 @@ class Service(VersionMethods):
         return messages.records_message(collection.get([] if ids is None else ids), collection.schema.dim)
 
     def _count(self, reader: Reader, call: Call) -> Message:
-        opened, filter = self._reading(reader, call), reader.map("filter", None)
+        opened, filter = self._reading(reader, call), self._filter(reader)
         reader.done()
         collection = opened()
         return {"count": collection.count(filter)}
@@ -209,6 +213,7 @@ class Service(VersionMethods):
         reader.done()
         collection = opened()
         self._at_most("rerank_depth", depth or 0, self.limits.rerank_depth)
+        self._at_most("stages of rerank", len(stages or ()), self.limits.rerank_stages)
         hits = collection.search(
             query,
             k,
@@ -217,7 +222,10 @@ class Service(VersionMethods):
             rerank_depth=depth,
             query_document=query_document,
         )
-        return messages.hits_message(hits)
+        answer = messages.hits_message(hits)
+        call.receipt = answer["receipt"]
+        self._observer.searched([answer["receipt"]])
+        return answer
 
     def _search_batch(self, reader: Reader, call: Call) -> Message:
         opened, queries = self._reading(reader, call), reader.array("queries", 2)
@@ -233,7 +241,9 @@ class Service(VersionMethods):
         ids: npt.NDArray[Any] = np.concatenate([part.ids for part in parts])
         scores = np.concatenate([part.scores for part in parts])
         receipts = [receipt for part in parts for receipt in part.receipts]
-        return messages.batch_message(BatchHits(ids, scores, receipts))
+        answer = messages.batch_message(BatchHits(ids, scores, receipts))
+        self._observer.searched(answer["receipts"])
+        return answer
 
     def _explain(self, reader: Reader, call: Call) -> Message:
         opened, query = self._reading(reader, call), reader.array("query", 1)
@@ -263,7 +273,7 @@ class Service(VersionMethods):
 
     def _upsert(self, reader: Reader, call: Call) -> Message:
         opened, ids, vectors = self._writing(reader, call), reader.keys("ids"), reader.array("vectors", 2)
-        attributes, documents = reader.columns("attributes"), reader.items("documents", None)
+        attributes, documents = self._attributes(reader), reader.items("documents", None)
         reader.done()
         collection = opened()
         self._at_most("vectors", len(vectors), self.limits.upsert_rows)
@@ -272,6 +282,7 @@ class Service(VersionMethods):
             check_image(document, f"document {row}")
         given: Any = [] if ids is None else ids
         n_written = collection.upsert(given, vectors, attributes, documents)
+        self._observer.wrote("upsert", n_written)
         return written(collection, n_written=n_written)
 
     def _upsert_part(self, reader: Reader, call: Call) -> Message:
@@ -280,18 +291,20 @@ class Service(VersionMethods):
 
     def _delete(self, reader: Reader, call: Call) -> Message:
         opened, ids = self._writing(reader, call), self._ids(reader)
-        filter = reader.map("filter", None)
+        filter = self._filter(reader)
         reader.done()
         collection = opened()
         n_deleted = collection.delete(ids, filter=filter)
+        self._observer.wrote("delete", n_deleted)
         return written(collection, n_deleted=n_deleted)
 
     def _update(self, reader: Reader, call: Call) -> Message:
         opened, ids = self._writing(reader, call), self._ids(reader)
-        attributes, missing = reader.columns("attributes"), reader.text("missing", "error")
+        attributes, missing = self._attributes(reader), reader.text("missing", "error")
         reader.done()
         collection = opened()
         n_written = collection.update([] if ids is None else ids, attributes, missing=missing)
+        self._observer.wrote("update", n_written)
         return written(collection, n_written=n_written)
 
     def _flush(self, reader: Reader, call: Call) -> Message:
@@ -313,7 +326,7 @@ class Service(VersionMethods):
     def _settings(self, reader: Reader) -> dict[str, Any]:
         ef = reader.whole("ef", None)
         self._at_most("ef", ef or 0, self.limits.ef)
-        return {"filter": reader.map("filter", None), "recall": reader.number("recall", 0.95), "ef": ef}
+        return {"filter": self._filter(reader), "recall": reader.number("recall", 0.95), "ef": ef}
 
     def _stage(self, stage: Any, call: Call) -> Rerank:
         reader = Reader(stage if isinstance(stage, dict) else {"model": stage}, "Search: rerank")

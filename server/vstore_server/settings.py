@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vstore.errors import InvalidSetting
 from vstore.settings import require
+from vstore_server.auth import is_local
 from vstore_server.codec import Limits
 
 DEFAULT_LISTEN = "127.0.0.1:8765"
@@ -40,13 +41,18 @@ class ServerSettings:
     """How long a stopping server lets running requests finish."""
     slow_ms: float = 1000.0
     """A request that took longer is logged."""
+    log_requests: bool = False
+    """Log every request, not the slow and the failed alone."""
+    metrics: str | None = None
+    """host:port of an HTTP port with /metrics, /livez and /readyz; None opens none."""
+    metrics_public: bool = False
+    """Let that port be an address that other machines reach: it has neither TLS nor tokens."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         unix = self.listen.startswith(("unix:", "unix-abstract:"))
-        port = self.listen.rpartition(":")[2]
         require(
-            unix or (":" in self.listen and port.isdigit() and int(port) < 1 << 16),
+            unix or (":" in self.listen and _is_port(self.listen)),
             f"listen is {self.listen!r}; write host:port, as {DEFAULT_LISTEN}, or unix:path",
         )
         for name in ("n_search_threads", "n_write_threads", "n_upkeep_threads", "max_waiting"):
@@ -55,9 +61,23 @@ class ServerSettings:
                 isinstance(value, int) and 1 <= value <= 4096,
                 f"{name} is {value!r}; it must be a whole number from 1 to 4096",
             )
+        require(
+            self.metrics is None or (":" in self.metrics and _is_port(self.metrics)),
+            f"metrics is {self.metrics!r}; write host:port, as 127.0.0.1:9464",
+        )
+        require(
+            self.metrics is None or self.metrics_public or is_local(self.metrics),
+            f"metrics is {self.metrics}, which other machines reach; that port has neither TLS nor tokens: "
+            "use 127.0.0.1, or allow it with --metrics-public where the network itself is closed",
+        )
         for name in ("refresh_s", "wait_s", "drain_s", "slow_ms"):
             value = getattr(self, name)
             require(value >= 0, f"{name} is {value!r}; it must be 0 or more")
+
+
+def _is_port(address: str) -> bool:
+    port = address.rpartition(":")[2]
+    return port.isascii() and port.isdigit() and int(port) < 1 << 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,213 @@
+"""What a server tells of itself: metrics, log lines with request ids, slow requests and receipts, spans."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import vstore
+from vstore import Database
+from vstore.storage.wrappers.counting import CountingStore
+from vstore_server import errors
+from vstore_server.logs import event
+from vstore_server.methods import Call, Method
+from vstore_server.metrics import Family, Labels, Registry
+from vstore_server.tracing import Tracing
+
+MAX_PLAN_CHARACTERS = 64
+
+
+class Observer:
+    """Records what requests did. Thread-safe.
+
+    Args:
+        slow_ms: a request that took longer is logged, with the receipt of its search.
+        log_requests: log every request.
+        tracing: makes a span of each request; None makes none.
+    """
+
+    def __init__(self, slow_ms: float, log_requests: bool = False, tracing: Tracing | None = None) -> None:
+        self._slow_ms = slow_ms
+        self._log_requests = log_requests
+        self._tracing = tracing
+        registry = self.registry = Registry()
+        self._n_requests = registry.counter(
+            "vstore_requests_total", "Requests by method and gRPC status.", "method", "status"
+        )
+        self._request_s = registry.histogram(
+            "vstore_request_seconds", "Seconds from a request's arrival to its answer.", "method"
+        )
+        self._stage_s = registry.histogram(
+            "vstore_search_stage_seconds", "Seconds of the stages of searches.", "stage", "plan"
+        )
+        self._n_searches = registry.counter("vstore_searches_total", "Searches by plan.", "plan")
+        self._cache = registry.counter(
+            "vstore_search_blocks_total", "Blocks that searches needed, by where they were found.", "tier"
+        )
+        self._work = registry.counter(
+            "vstore_search_work_total", "What searches counted: the counters of their receipts.", "counter"
+        )
+        self._rerank_s = registry.histogram("vstore_rerank_seconds", "Seconds of re-ranking stages.", "model")
+        self._rerank = registry.counter(
+            "vstore_rerank_work_total",
+            "What re-rankers did: pairs, cached pairs, batches, failed documents.",
+            "model",
+            "counter",
+        )
+        self._rows = registry.counter(
+            "vstore_rows_written_total", "Rows upserted, updated and deleted.", "method"
+        )
+        started_at = time.time_ns() / 1e9
+        registry.ask(
+            Family("vstore_build_info", "The version that runs.", "gauge", ("version",)),
+            lambda: [((vstore.__version__,), 1.0)],
+        )
+        registry.ask(
+            Family("process_start_time_seconds", "When the server started, since the epoch.", "gauge"),
+            lambda: [((), started_at)],
+        )
+        registry.ask(Family("process_resident_memory_bytes", "Memory in use.", "gauge"), _resident_bytes)
+
+    def watch_database(self, database: Database) -> None:
+        """Tell of a database's cache, and of its store where that counts."""
+
+        def cache(field: str) -> Callable[[], Iterable[tuple[Labels, float]]]:
+            return lambda: [((), float(getattr(database.cache_stats, field)))]
+
+        for name, help, kind, field in _CACHE:
+            self.registry.ask(Family(name, help, kind), cache(field))
+        store = database.store
+        if not isinstance(store, CountingStore):
+            return
+
+        def requests() -> Iterable[tuple[Labels, float]]:
+            now = store.snapshot()
+            return [((kind,), float(getattr(now, field))) for kind, field in _STORE]
+
+        self.registry.ask(
+            Family("vstore_store_requests_total", "Requests to the object store.", "counter", ("kind",)),
+            requests,
+        )
+        self.registry.ask(
+            Family("vstore_store_bytes_total", "Bytes from and to it.", "counter", ("direction",)),
+            lambda: [
+                (("read",), float(store.snapshot().bytes_fetched)),
+                (("written",), float(store.snapshot().bytes_written)),
+            ],
+        )
+
+    def watch_lanes(self, lanes: Mapping[str, Any]) -> None:
+        """Tell of the queues: `lanes` have `n_waiting`, `n_running` and `n_refused`."""
+
+        def of(name: str) -> Callable[[], Iterable[tuple[Labels, float]]]:
+            return lambda: [((lane,), float(getattr(one, name))) for lane, one in lanes.items()]
+
+        for name, help, kind, field in _LANES:
+            self.registry.ask(Family(name, help, kind, ("lane",)), of(field))
+
+    def searched(self, receipts: Sequence[Mapping[str, Any]]) -> None:
+        """Record the receipts of searches, as they travel."""
+        with self.registry.lock:
+            for receipt in receipts:
+                plan = str(receipt["plan"])[:MAX_PLAN_CHARACTERS]
+                self._n_searches.add(1, plan)
+                for stage, spent_ms in receipt["timings_ms"].items():
+                    self._stage_s.observe(spent_ms / 1e3, stage, plan)
+                for report in receipt["rerank"]:
+                    self._reranked(report)
+            for tier, field in _TIERS:
+                self._cache.add(sum(receipt[field] for receipt in receipts), tier)
+            for field in _WORK:
+                self._work.add(sum(receipt[field] for receipt in receipts), field)
+
+    def _reranked(self, report: Mapping[str, Any]) -> None:
+        model = report["model"]
+        self._rerank_s.observe(report["latency_ms"] / 1e3, model)
+        for field in _RERANK:
+            self._rerank.add(report[field], model, field)
+
+    def wrote(self, method: str, n_rows: int) -> None:
+        """Record rows that were written."""
+        with self.registry.lock:
+            self._rows.add(n_rows, method)
+
+    def finished(
+        self, method: Method, call: Call | None, started: float, failure: BaseException | None
+    ) -> None:
+        """Record the end of a request.
+
+        Args:
+            method: what was asked.
+            call: None where nobody was let in.
+            started: `time.perf_counter()` at its arrival.
+            failure: what it ended with.
+        """
+        took_s = time.perf_counter() - started
+        status = _status(failure)
+        with self.registry.lock:
+            self._n_requests.add(1, method.name, status)
+            self._request_s.observe(took_s, method.name)
+        if call is None:
+            return
+        if self._tracing is not None:
+            self._tracing.record(method.name, call, took_s, status)
+        slow = took_s * 1e3 >= self._slow_ms
+        if not slow and not self._log_requests:
+            return
+        fields: dict[str, Any] = {
+            "method": method.name,
+            "tenant": call.caller.tenant,
+            "request": call.request_id,
+        }
+        fields |= {"status": status, "ms": round(took_s * 1e3, 3)}
+        if call.collection is not None:
+            fields["collection"] = call.collection
+        if slow and call.receipt is not None:
+            fields["receipt"] = call.receipt
+        event(logging.WARNING if slow else logging.INFO, "slow" if slow else "request", **fields)
+
+
+def _status(failure: BaseException | None) -> str:
+    if failure is None:
+        return "OK"
+    return "CANCELLED" if isinstance(failure, asyncio.CancelledError) else errors.status_of(failure)
+
+
+def _resident_bytes() -> Iterable[tuple[Labels, float]]:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return [((), float(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")))]
+    except OSError:
+        return []
+
+
+_TIERS = (("memory", "n_cache_hits"), ("disk", "n_disk_hits"), ("store", "n_cache_misses"))
+_WORK = (
+    "n_distances",
+    "n_hops",
+    "n_filter_checks",
+    "n_rescored",
+    "n_skipped",
+    "n_round_trips",
+    "n_requests",
+    "bytes_fetched",
+    "estimated_cost_usd",
+)
+_RERANK = ("n_scored", "n_failed", "n_pairs", "n_cached", "n_batches", "n_tokens")
+_STORE = (("get", "n_gets"), ("put", "n_puts"), ("list", "n_lists"), ("delete", "n_deletes"))
+_CACHE: tuple[tuple[str, str, Any, str], ...] = (
+    ("vstore_cache_bytes", "Bytes of decoded blocks in memory.", "gauge", "size_bytes"),
+    ("vstore_cache_limit_bytes", "The limit of the same.", "gauge", "limit_bytes"),
+    ("vstore_cache_blocks", "Decoded blocks in memory.", "gauge", "n_blocks"),
+    ("vstore_cache_admitted_total", "Blocks taken into memory.", "counter", "n_admitted"),
+    ("vstore_cache_evicted_total", "Blocks put out of memory.", "counter", "n_evicted"),
+)
+_LANES: tuple[tuple[str, str, Any, str], ...] = (
+    ("vstore_queue_waiting", "Requests that wait for a thread.", "gauge", "n_waiting"),
+    ("vstore_queue_running", "Requests that have a thread.", "gauge", "n_running"),
+    ("vstore_queue_refused_total", "Requests refused because the queue was full.", "counter", "n_refused"),
+)
