@@ -1,4 +1,4 @@
-"""Rows that are in the log and in no shard yet: immutable chunks, searched exactly.
+"""Rows that are in the log and in no shard yet: immutable chunks, searched exactly or by codes.
 
 Every change makes a new `MemtableView` that shares the unchanged chunks with the old one, so a
 reader's snapshot costs nothing and a write that fails is undone by not publishing it.
@@ -7,12 +7,13 @@ reader's snapshot costs nothing and a write that fails is undone by not publishi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vstore.format.rows import RowBatch
 from vstore.ingest.batches import Keys, concat_rows, owned, size_bytes, take_keys, take_rows
+from vstore.ingest.chunk_codes import ChunkCodes
 from vstore.types import Bools, Int32s, Int64s
 
 MERGE_ROWS = 4096
@@ -61,6 +62,7 @@ class Chunk:
     n_alive: int
     size_bytes: int
     index: KeyIndex
+    codes: ChunkCodes = field(default_factory=ChunkCodes)
 
     @classmethod
     def of(cls, rows: RowBatch) -> Chunk:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from vstore.ingest.view import CollectionView
-from vstore.query.memtable import MemtableAnswer, chunk_row, search_memtable
+from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_row, search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
 from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, Step, find, step_of
@@ -100,7 +100,7 @@ class Account:
     counters: Sequence[Int64s]
     n_live: int
     n_memtable: int
-    n_memtable_matching: int
+    memtable: MemtableWork
     n_cache_hits: int
     meter: ReadMeter | None
     timings_ms: dict[str, float]
@@ -115,7 +115,7 @@ class Account:
         receipt = receipt_of(
             n_live=self.n_live,
             n_memtable=self.n_memtable,
-            n_memtable_matching=self.n_memtable_matching,
+            memtable=self.memtable,
             plans=plans,
             work=[Work(*(int(row[position]) for position in _WORK)) for row in self.counters],
         )
@@ -190,7 +190,7 @@ def search_resident(
         [part.counters[0] for part in parts],
         resident.n_live(view.shards) + n_memtable,
         n_memtable,
-        memtable.n_matching if memtable is not None else 0,
+        memtable.work if memtable is not None else MemtableWork(),
         2 * len(ready) + n_blocks,
         meter,
         timings_ms,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vstore.ingest.view import CollectionView
 from vstore.query.answers import Account
-from vstore.query.memtable import MemtableAnswer, chunk_key, search_memtable
+from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
 from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, Step, find, step_of
@@ -159,7 +159,7 @@ class _Accounts(NamedTuple):
             [part.counters[i] for part in self.parts],
             self.n_live,
             self.n_memtable,
-            self.memtables[i].n_matching if self.memtables else 0,
+            self.memtables[i].work if self.memtables else MemtableWork(),
             2 * len(self.ready),
             # Who comes first pays for what all need, as where each is answered by itself.
             self.meter if i == 0 else None,

@@ -1,18 +1,38 @@
-"""The memtable's part of an answer: every matching row is scored exactly."""
+"""The memtable's part of an answer: matching rows are scored exactly, or by codes where there are some."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from vstore.filters import Filter
 from vstore.format.columns import column_values
+from vstore.ingest.chunk_codes import CODED_ROWS
 from vstore.ingest.memtable import Chunk, MemtableView
+from vstore.query.planner import candidates_for
 from vstore.query.request import SearchRequest
+from vstore.query.resident import SCRATCH, Found
 from vstore.types import Attributes, Bools, Document, Float32s, Int64s, Key, Metric
+from vstore_kernels import bitmap, layout
+from vstore_kernels.answer import answer as answer_kernel
 from vstore_kernels.distance import exact_distances
+from vstore_kernels.layout import MAX_BEAM
 from vstore_kernels.scan import topk
+
+
+class MemtableWork(NamedTuple):
+    """What the memtable's part of an answer took.
+
+    Of the `n_matching` rows, the distances of `n_coded` were estimated by codes first; of those, `n_rescored`
+    were scored exactly and the `n_skipped` other candidates needed not be. All others were scored exactly.
+    """
+
+    n_matching: int = 0
+    n_coded: int = 0
+    n_rescored: int = 0
+    n_skipped: int = 0
 
 
 @dataclass(slots=True)
@@ -24,6 +44,14 @@ class MemtableAnswer:
     rows: Int64s
     distances: Float32s
     n_matching: int = 0
+    n_coded: int = 0
+    n_rescored: int = 0
+    n_skipped: int = 0
+
+    @property
+    def work(self) -> MemtableWork:
+        """What it took."""
+        return MemtableWork(self.n_matching, self.n_coded, self.n_rescored, self.n_skipped)
 
 
 def matching_rows(chunk: Chunk, filter: Filter | None) -> Bools:
@@ -35,21 +63,79 @@ def matching_rows(chunk: Chunk, filter: Filter | None) -> Bools:
 
 
 def search_memtable(view: MemtableView, request: SearchRequest, metric: Metric) -> MemtableAnswer:
-    """Return the memtable's k nearest matching rows, nearest first."""
+    """Return the memtable's k nearest matching rows, nearest first.
+
+    Chunks that are searched again and again are scanned by their codes; only what the error of an estimate
+    leaves undecided is scored exactly there. `recall=1` scores every matching row exactly.
+    """
     answer = MemtableAnswer(view, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     for position, chunk in enumerate(view.chunks):
-        rows = np.flatnonzero(matching_rows(chunk, request.filter))
-        answer.n_matching += len(rows)
-        if not len(rows):
+        matching = matching_rows(chunk, request.filter)
+        n_matching = int(np.count_nonzero(matching))
+        answer.n_matching += n_matching
+        if not n_matching:
             continue
-        distances = exact_distances(request.query, chunk.rows.vectors, rows, metric)
-        best = topk(distances, request.k)
-        chunks = np.concatenate([answer.chunks, np.full(len(best), position, np.int64)])
-        placed = np.concatenate([answer.rows, rows[best]])
-        merged = np.concatenate([answer.distances, distances[best]])
+        found = _by_codes(answer, chunk, matching, n_matching, request, metric)
+        if found is None:
+            found = _exactly(chunk, matching, request, metric)
+        rows, distances = found
+        chunks = np.concatenate([answer.chunks, np.full(len(rows), position, np.int64)])
+        placed = np.concatenate([answer.rows, rows])
+        merged = np.concatenate([answer.distances, distances])
         nearest = topk(merged, request.k)
         answer.chunks, answer.rows, answer.distances = chunks[nearest], placed[nearest], merged[nearest]
     return answer
+
+
+def _exactly(
+    chunk: Chunk, matching: Bools, request: SearchRequest, metric: Metric
+) -> tuple[Int64s, Float32s]:
+    rows = np.flatnonzero(matching)
+    distances = exact_distances(request.query, chunk.rows.vectors, rows, metric)
+    best = topk(distances, request.k)
+    return rows[best], distances[best]
+
+
+def _by_codes(
+    answer: MemtableAnswer,
+    chunk: Chunk,
+    matching: Bools,
+    n_matching: int,
+    request: SearchRequest,
+    metric: Metric,
+) -> tuple[Int64s, Float32s] | None:
+    """Return the chunk's best rows by a scan of codes, or None where an exact scan is as good."""
+    n_candidates = candidates_for(request.k)
+    exact = request.recall >= 1.0 and request.ef is None
+    if exact or n_matching < CODED_ROWS or 4 * n_candidates > n_matching or n_candidates > MAX_BEAM:
+        return None
+    codes = chunk.codes.for_scan(chunk.rows.vectors, metric)
+    if codes is None:
+        return None
+    passing = None if n_matching == chunk.n else bitmap.pack(matching)
+    found = Found.unwritten(1, request.k)
+    with SCRATCH.lend() as scratch:
+        answer_kernel(
+            codes,
+            request.query.reshape(1, -1),
+            passing,
+            layout.SCAN,
+            ef=n_candidates,
+            n_seeds=1,
+            n_candidates=n_candidates,
+            k=request.k,
+            n_matching=n_matching,
+            scratch=scratch,
+            out_ids=found.node_ids,
+            out_distances=found.distances,
+            counters=found.counters,
+            status=found.lacks,
+        )
+    answer.n_coded += n_matching
+    answer.n_rescored += int(found.counters[0, layout.N_RESCORED])
+    answer.n_skipped += int(found.counters[0, layout.N_SKIPPED])
+    there = found.node_ids[0] >= 0
+    return found.node_ids[0][there].astype(np.int64), found.distances[0][there]
 
 
 def chunk_key(chunk: Chunk, row: int) -> Key:

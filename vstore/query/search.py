@@ -11,7 +11,7 @@ import numpy as np
 
 from vstore.cache import BlockCache
 from vstore.ingest.view import CollectionView
-from vstore.query.memtable import MemtableAnswer, chunk_key, chunk_row, search_memtable
+from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, chunk_row, search_memtable
 from vstore.query.passing import PassingRows
 from vstore.query.pipeline import WALKING, ColdReads, ShardAnswer, plan_shard, search_shard
 from vstore.query.planner import Plan
@@ -212,7 +212,7 @@ def receipt_of(
     *,
     n_live: int,
     n_memtable: int,
-    n_memtable_matching: int,
+    memtable: MemtableWork,
     plans: Sequence[tuple[str, Plan]],
     work: Sequence[Work],
 ) -> Receipt:
@@ -221,7 +221,7 @@ def receipt_of(
     Args:
         n_live: rows of the collection.
         n_memtable: of them, those in the memtable.
-        n_memtable_matching: of those, the ones that pass.
+        memtable: what searching them took.
         plans: id and plan of each shard.
         work: of each shard.
     """
@@ -231,25 +231,31 @@ def receipt_of(
         receipt.plans.append(
             {
                 "shard": "memtable",
-                "traversal": "exact",
-                "n_matching": n_memtable_matching,
-                "reason": f"{n_memtable} rows not yet flushed are scored exactly",
+                "traversal": "scan" if memtable.n_coded else "exact",
+                "n_matching": memtable.n_matching,
+                "reason": _memtable_reason(n_memtable, memtable),
             }
         )
     receipt.plan = _summary(receipt.plans)
-    receipt.n_matching = n_memtable_matching + sum(plan.n_matching for _, plan in plans)
+    receipt.n_matching = memtable.n_matching + sum(plan.n_matching for _, plan in plans)
     receipt.selectivity = receipt.n_matching / n_live if n_live else 0.0
     known = [plan for _, plan in plans if plan.correlation is not None]
     if known:
         weights = [max(plan.n_matching, 1) for plan in known]
         receipt.correlation = float(np.average([plan.correlation for plan in known], weights=weights))
     receipt.ef = max((plan.ef for _, plan in plans), default=0)
-    receipt.n_distances = n_memtable_matching + sum(part.n_distances for part in work)
+    receipt.n_distances = memtable.n_matching + sum(part.n_distances for part in work)
     receipt.n_hops = sum(part.n_hops for part in work)
     receipt.n_filter_checks = sum(part.n_filter_checks for part in work)
-    receipt.n_rescored = sum(part.n_rescored for part in work)
-    receipt.n_skipped = sum(part.n_skipped for part in work)
+    receipt.n_rescored = memtable.n_rescored + sum(part.n_rescored for part in work)
+    receipt.n_skipped = memtable.n_skipped + sum(part.n_skipped for part in work)
     return receipt
+
+
+def _memtable_reason(n_rows: int, work: MemtableWork) -> str:
+    if not work.n_coded:
+        return f"{n_rows} rows not yet flushed are scored exactly"
+    return f"of {n_rows} rows not yet flushed, {work.n_coded} are scanned by codes, the others scored exactly"
 
 
 def _receipt(
@@ -260,7 +266,7 @@ def _receipt(
     receipt = receipt_of(
         n_live=view.n_live,
         n_memtable=view.memtable.n_live,
-        n_memtable_matching=memtable.n_matching,
+        memtable=memtable.work,
         plans=[(answer.session.shard.shard_id, answer.plan) for answer in answers],
         work=[
             Work(a.found.n_distances, a.found.n_hops, a.found.n_filter_checks, a.n_rescored, a.n_skipped)
