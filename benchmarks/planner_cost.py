@@ -32,6 +32,7 @@ from .planning import CORRELATIONS, SHARES, Built, Cell, Searcher, build, cell_o
 from .planning_data import NAMES, load_points
 
 RESULTS = Path(__file__).parent / "results"
+FILTERED = ("scan", "near_scan", "result_filter", "cluster_acorn")
 ACORN_WIDTHS = (32, 64, 128, 256, 512, 1024)
 SLACK = 0.01
 K = 10
@@ -80,7 +81,7 @@ class _Run:
 
     def cell(self, name: str, share: float, parts: list[Cell], wanted: float) -> dict[str, Any]:
         """Return the time of each way and of the planner's choice, in microseconds a query, and the ratio."""
-        ways = ("scan", "hnsw") if parts[0].flags is None else ("scan", "result_filter", "cluster_acorn")
+        ways = ("scan", "hnsw") if parts[0].flags is None else FILTERED
         taken = {way: [0.0, 0.0] for way in (*ways, "chosen")}
         used: set[str] = set()
         total = sum(len(part.queries) for part in parts)
@@ -129,11 +130,13 @@ class _Run:
         own = next(
             w for w in known.ways(plan.n_matching, plan.selectivity, plan.correlation) if w.traversal == way
         )
-        if way != "cluster_acorn" or not math.isinf(own.cost_ns):
+        if way not in ("cluster_acorn", "near_scan") or not math.isinf(own.cost_ns):
             return *self._timed(cell, passing, way, _as(plan, own)), False
         found = (math.inf, 0.0)
         for ef in ACORN_WIDTHS:
             wide = dataclasses.replace(own, ef=max(ef, own.n_candidates), n_seeds=seeds_for(ef))
+            if way == "near_scan":
+                wide = dataclasses.replace(own, n_seeds=8 * ef)
             found = self._timed(cell, passing, way, _as(plan, wide))
             if found[1] >= wanted - SLACK:
                 break
@@ -195,6 +198,8 @@ def fit(built: Built, samples: list[Sample]) -> None:
 def _model(name: str, n: Any, row_bytes: int, centroids: int) -> float:
     if name == "scan":
         return costs.scan_ns(n[layout.N_DISTANCES], row_bytes, 60)
+    if name == "near_scan":
+        return costs.near_scan_ns(n[layout.N_DISTANCES], row_bytes, centroids, 60)
     counted = (layout.N_DISTANCES, layout.N_HOPS, layout.N_FILTER_CHECKS, layout.N_LISTS)
     ns = costs.walk_ns([float(n[i]) for i in counted], row_bytes)
     factor = costs.RESULT_FILTER if name == "result_filter" else 1.0

@@ -33,6 +33,7 @@ SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)
 CORRELATIONS = ("near", "none", "far", "islands")
 MODES = {
     "scan": layout.SCAN,
+    "near_scan": layout.CLUSTERS,
     "hnsw": layout.HNSW,
     "result_filter": layout.HNSW_RESULT_FILTER,
     "cluster_acorn": layout.ACORN,

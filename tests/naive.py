@@ -311,6 +311,49 @@ def scan(distances: Sequence[float], node_ids: Sequence[int], top: int) -> list[
     return sorted(((distances[x], x) for x in node_ids), key=lambda pair: pair[0])[:top]
 
 
+def scan_in_doubt(
+    distances: Sequence[float], spreads: Sequence[float], node_ids: Sequence[int], k: int, sigmas: float
+) -> list[int]:
+    """The nodes that were not beyond the k-th least upper bound when they were met, nearest first."""
+    kept: list[int] = []
+    uppers: list[float] = []
+    for x in node_ids:
+        if len(uppers) >= k and distances[x] - sigmas * spreads[x] > sorted(uppers)[k - 1]:
+            continue
+        uppers.append(distances[x] + sigmas * spreads[x])
+        kept.append(x)
+    return sorted(kept, key=lambda x: distances[x])
+
+
+def near_scan(
+    distances: Sequence[float],
+    spreads: Sequence[float],
+    clusters: Sequence[Sequence[int]],
+    budget: int,
+    k: int,
+    sigmas: float,
+    quiet: float,
+) -> tuple[list[int], int]:
+    """The nodes in doubt of a scan of clusters, nearest first, and how many were scanned."""
+    kept: list[int] = []
+    uppers: list[float] = []
+    scanned = last = 0
+    for cluster in clusters:
+        if scanned >= budget and scanned - last >= quiet * scanned:
+            break
+        for x in cluster:
+            scanned += 1
+            bound = sorted(uppers)[k - 1] if len(uppers) >= k else float("inf")
+            if distances[x] - sigmas * spreads[x] > bound:
+                continue
+            upper = distances[x] + sigmas * spreads[x]
+            if upper < bound:
+                last = scanned
+            uppers.append(upper)
+            kept.append(x)
+    return sorted(kept, key=lambda x: distances[x]), scanned
+
+
 def chain(centroids: np.ndarray) -> list[int]:
     left = list(range(1, len(centroids)))
     out = [0]

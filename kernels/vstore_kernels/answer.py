@@ -18,6 +18,7 @@ from vstore_kernels.build import UpperLevels
 from vstore_kernels.codes import CodeParams, flips_of, packed_words
 from vstore_kernels.layout import (
     ACORN,
+    CLUSTERS,
     HNSW,
     HNSW_RESULT_FILTER,
     MAX_BEAM,
@@ -27,12 +28,14 @@ from vstore_kernels.layout import (
     N_FACTORS,
     SCAN,
 )
+from vstore_kernels.near_scan import N_SCAN
 from vstore_kernels.search import SearchScratch, apart
 from vstore_kernels.tables import BlockTables
 
 __all__ = ["AnswerScratch", "ResidentShard", "answer"]
 
 _NO_FILTER: Final = np.empty(0, np.uint64)
+_MODES: Final = (*MODES, SCAN, CLUSTERS)
 _LAST_EPOCH: Final = 0xFFFFFFFF
 
 
@@ -148,6 +151,7 @@ class AnswerScratch:
         "_kept",
         "_packed",
         "_rotated",
+        "_scan",
         "_search",
         "_spreads",
     )
@@ -157,6 +161,7 @@ class AnswerScratch:
         self._fits: tuple[object, ...] = ()
         self._arguments: tuple[object, ...] = ()
         self._factors = apart(N_FACTORS, np.float32)
+        self._scan = apart(N_SCAN, np.int64)
         self._rotated, self._packed = np.empty(0, np.float32), np.empty(0, np.uint64)
         self._cluster_gaps, self._cluster_heap_gaps = np.empty(0, np.float32), np.empty(0, np.float32)
         self._cluster_heap = np.empty(0, np.int32)
@@ -224,6 +229,7 @@ class AnswerScratch:
             self._bounds,
             self._kept,
             self._addresses,
+            self._scan,
         )
         return (epoch, *self._arguments)
 
@@ -251,9 +257,9 @@ def answer(
         shard: what to search.
         queries: float32 [m, d], raw.
         passing: uint64 bitmap of the nodes that may be returned, or None where all may.
-        mode: SCAN, HNSW (unfiltered only), HNSW_RESULT_FILTER or ACORN.
+        mode: SCAN, CLUSTERS, HNSW (unfiltered only), HNSW_RESULT_FILTER or ACORN.
         ef: beam width; at least `n_candidates` is used.
-        n_seeds: passing nodes that ACORN starts from.
+        n_seeds: passing nodes that ACORN starts from; the least that CLUSTERS looks at.
         n_candidates: the best of the beam that are candidates; of these, those that the error of their
             estimates leaves undecided are scored exactly.
         k: answers wanted.
@@ -327,8 +333,8 @@ def _check_numbers(mode: int, ef: int, n_seeds: int, n_candidates: int, k: int, 
             f"k is {k}, ef {ef}, n_candidates {n_candidates}, n_seeds {n_seeds}, n_matching {n_matching}; "
             f"they must be at least 1 (n_matching 0) and beams at most {MAX_BEAM}"
         )
-    if mode != SCAN and mode not in MODES:
-        raise ValueError(f"mode is {mode}; it must be one of {(*MODES, SCAN)}")
+    if mode not in _MODES:
+        raise ValueError(f"mode is {mode}; it must be one of {_MODES}")
 
 
 def _bitmap(shard: ResidentShard, passing: NDArray[np.uint64] | None, mode: int) -> NDArray[np.uint64]:

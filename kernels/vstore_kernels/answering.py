@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.beam import insert
+from vstore_kernels.beam import heap_pop, heap_push
 from vstore_kernels.codes import prepare_into
 from vstore_kernels.intrinsics import trailing_zeros
 from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import (
     ACORN,
     ANSWERED,
+    CLUSTERS,
     LACKS_VECTORS,
     N_DISTANCES,
     N_HOPS,
@@ -24,7 +25,8 @@ from vstore_kernels.layout import (
     TOO_FEW,
 )
 from vstore_kernels.near import cluster_distances, near_seeds
-from vstore_kernels.rescore import rescore_rows, undecided_rows
+from vstore_kernels.near_scan import KEPT, SCANNED, satisfied, scan_run
+from vstore_kernels.rescore import keep, rescore_rows, undecided_rows
 from vstore_kernels.scoring import QueryView, prefetch_row, score
 from vstore_kernels.views import EF, EPOCH, MODE, N_SEEDS, SIZE, SearchView, TableView
 from vstore_kernels.walk import descend_levels, run_walk
@@ -58,6 +60,8 @@ class Buffers(NamedTuple):
     bounds: NDArray[np.float32]
     kept: NDArray[np.int64]
     addresses: NDArray[np.int64]
+    scan: NDArray[np.int64]
+    """int64 [N_SCAN]: of a scan of clusters."""
 
 
 class Wish(NamedTuple):
@@ -95,7 +99,7 @@ def answer_rows(
     packed: NDArray[np.uint64], factors: NDArray[np.float32], cluster_gaps: NDArray[np.float32],
     cluster_heap: NDArray[np.int32], cluster_heap_gaps: NDArray[np.float32], spreads: NDArray[np.float32],
     bound_nodes: NDArray[np.int32], bounds: NDArray[np.float32], kept: NDArray[np.int64],
-    addresses: NDArray[np.int64],
+    addresses: NDArray[np.int64], scan: NDArray[np.int64],
 ) -> None:
     """Answer `queries` (float32 [m, d]) one after the other; arrays as in `answer` and its bundles."""
     search = SearchView(
@@ -108,7 +112,7 @@ def answer_rows(
         vector_table, vector_shift,
     )
     buffers = Buffers(
-        cluster_gaps, cluster_heap, cluster_heap_gaps, spreads, bound_nodes, bounds, kept, addresses
+        cluster_gaps, cluster_heap, cluster_heap_gaps, spreads, bound_nodes, bounds, kept, addresses, scan
     )
     wish = Wish(mode, ef, n_seeds, n_candidates, k, n_matching)
     code = QueryView(packed, factors, bits, width, bias_at)
@@ -148,7 +152,10 @@ def _find(
     counters, state = search.counters, search.state
     if wish.mode == SCAN:
         counters[N_DISTANCES] = wish.n_matching
-        return np.int64(_scan_passing(passing, filtered, wish, tables, code, search))
+        return np.int64(_scan_passing(passing, filtered, wish, tables, code, search, buffers))
+    if wish.mode == CLUSTERS:
+        cluster_distances(query, shard.centroids, shard.kind, buffers.cluster_gaps)
+        return np.int64(_scan_clusters(passing, filtered, wish, shard, tables, code, search, buffers))
     if wish.mode == ACORN:
         cluster_distances(query, shard.centroids, shard.kind, buffers.cluster_gaps)
         counters[N_DISTANCES] = shard.centroids.shape[0]
@@ -258,6 +265,47 @@ def _place_vectors(m: Int, search: SearchView, buffers: Buffers, shard: ShardVie
 
 
 @kernel()
+def _scan_clusters(
+    passing: NDArray[np.uint64],
+    filtered: bool,
+    wish: Wish,
+    shard: ShardView,
+    tables: TableView,
+    query: QueryView,
+    search: SearchView,
+    buffers: Buffers,
+) -> Int:
+    """Scan the nearest clusters (`near_scan`) and keep the best in the beam; return how many."""
+    heap, gaps, scan = buffers.cluster_heap, buffers.cluster_heap_gaps, buffers.scan
+    size = np.int64(0)
+    for c in range(shard.centroids.shape[0]):
+        size = heap_push(heap, gaps, size, c, buffers.cluster_gaps[c])
+    scan[:] = 0
+    while size > 0 and not satisfied(scan, wish.n_seeds):
+        cluster = np.int64(heap[0])
+        size = heap_pop(heap, gaps, size)
+        scan_run(
+            shard.offsets[cluster],
+            shard.offsets[cluster + 1],
+            passing,
+            filtered,
+            tables.codes,
+            tables.block_shift,
+            tables.row_bytes,
+            query,
+            search.beam_nodes,
+            search.beam_distances,
+            wish.ef,
+            wish.k,
+            buffers.bound_nodes,
+            buffers.bounds,
+            scan,
+        )
+    search.counters[N_DISTANCES] = shard.centroids.shape[0] + scan[SCANNED]
+    return np.int64(scan[KEPT])
+
+
+@kernel()
 def _scan_passing(
     passing: NDArray[np.uint64],
     filtered: bool,
@@ -265,18 +313,33 @@ def _scan_passing(
     tables: TableView,
     query: QueryView,
     search: SearchView,
+    buffers: Buffers,
 ) -> Int:
-    """Score every passing node (all nodes, unfiltered) and keep the best ef in the beam; return how many."""
+    """Score every passing node (all nodes, unfiltered) and keep the best in the beam; return how many."""
     nodes, distances, capacity = search.beam_nodes, search.beam_distances, wish.ef
     shift, row_bytes = tables.block_shift, tables.row_bytes
     mask = (np.int64(1) << shift) - 1
     size = np.int64(0)
+    n_bounds = np.int64(0)
     if not filtered:
         for node in range(wish.n_matching):
             address = tables.codes[node >> shift] + (node & mask) * row_bytes
             distance = score(address, query)
             if size < capacity or distance < distances[size - 1]:
-                _, size = insert(nodes, distances, size, capacity, node, distance)
+                size, n_bounds, _ = keep(
+                    address,
+                    node,
+                    distance,
+                    query,
+                    nodes,
+                    distances,
+                    size,
+                    capacity,
+                    wish.k,
+                    buffers.bound_nodes,
+                    buffers.bounds,
+                    n_bounds,
+                )
         return size
     for w in range(passing.shape[0]):
         word = passing[w]
@@ -292,5 +355,18 @@ def _scan_passing(
             address = tables.codes[node >> shift] + (node & mask) * row_bytes
             distance = score(address, query)
             if size < capacity or distance < distances[size - 1]:
-                _, size = insert(nodes, distances, size, capacity, node, distance)
+                size, n_bounds, _ = keep(
+                    address,
+                    node,
+                    distance,
+                    query,
+                    nodes,
+                    distances,
+                    size,
+                    capacity,
+                    wish.k,
+                    buffers.bound_nodes,
+                    buffers.bounds,
+                    n_bounds,
+                )
     return size

@@ -28,6 +28,8 @@ ACORN: Final = 2
 MODES: Final = (HNSW, HNSW_RESULT_FILTER, ACORN)
 SCAN: Final = 3
 """Score the codes of every passing node: no walk; for `answer` only."""
+CLUSTERS: Final = 4
+"""Score the codes of passing nodes in the clusters nearest to the query (`near_scan`); for `answer` only."""
 
 ANSWERED: Final = 0
 """Status of a query that `answer` answered."""

@@ -18,7 +18,7 @@ from vstore_kernels import gate
 from vstore_kernels.beam import insert
 from vstore_kernels.codes import QueryCode, check_row_bytes
 from vstore_kernels.distance import distance_at, length, prefetch_vector
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import METRICS
 from vstore_kernels.scoring import QueryView, spread
 from vstore_kernels.tables import BlockTables
@@ -156,6 +156,54 @@ def undecided_rows(
             kept[n_kept] = t
             n_kept += 1
     return np.int64(n_kept)
+
+
+@inner()
+def keep(
+    address: Int,
+    node: Int,
+    estimate: np.float32,
+    query: QueryView,
+    nodes: NDArray[np.int32],
+    estimates: NDArray[np.float32],
+    size: Int,
+    capacity: Int,
+    k: Int,
+    bound_nodes: NDArray[np.int32],
+    bounds: NDArray[np.float32],
+    n_bounds: Int,
+) -> tuple[Int, Int, bool]:
+    """Insert a scanned node into the beam unless it cannot be among the k nearest.
+
+    Returns the new sizes of beam and bounds, and whether its upper bound is among the k least so far.
+
+    The k-th least upper bound so far only falls, so that a node beyond it stays beyond; with k = 0 all enter.
+    Scans of equal estimates, as under a filter far from the query, need a wide beam, which others then need
+    not pay for.
+
+    Args:
+        address: of the node's code.
+        node: its id.
+        estimate: its `score`.
+        query: that it was scored for.
+        nodes: int32 [>= capacity], the beam, mutated.
+        estimates: float32 [>= capacity], mutated.
+        size: nodes in the beam.
+        capacity: the most it may hold.
+        k: answers wanted, or 0.
+        bound_nodes: int32 [>= k], mutated.
+        bounds: float32 [>= k], the k least upper bounds so far, mutated.
+        n_bounds: how many there are.
+    """
+    entered = False
+    if k > 0:
+        slack = SIGMAS * spread(address, estimate, query)
+        if n_bounds == k and estimate - slack > bounds[k - 1]:
+            return size, n_bounds, False
+        at, n_bounds = insert(bound_nodes, bounds, n_bounds, k, node, estimate + slack)
+        entered = at < k
+    _, size = insert(nodes, estimates, size, capacity, node, estimate)
+    return size, n_bounds, entered
 
 
 @kernel()

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
-from vstore_kernels.beam import insert
 from vstore_kernels.codes import QueryCode, check_row_bytes
 from vstore_kernels.jit import Int, kernel
 from vstore_kernels.layout import blocks_of
+from vstore_kernels.rescore import keep
 from vstore_kernels.scoring import QueryView, prefetch_row, score
 from vstore_kernels.tables import BlockTables
 
@@ -20,24 +20,35 @@ _SMALL: Final = 512
 
 
 def scan_codes(
-    query_code: QueryCode, tables: BlockTables, node_ids: NDArray[np.integer], top: int
+    query_code: QueryCode,
+    tables: BlockTables,
+    node_ids: NDArray[np.integer],
+    top: int,
+    k: int | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return the `top` nodes of least estimated distance: (int32 [m], float32 [m]), ascending, m <= top.
+
+    With `k`, nodes are left out that the error of their estimates puts beyond the k nearest (`undecided`), so
+    that m is what the data make it, and a wide `top` costs nothing where few are in doubt.
 
     Args:
         query_code: from `codes.prepare_query`.
         tables: every code block that holds one of `node_ids` must be resident.
         node_ids: integers [m]; fastest when ascending. Equal distances keep this order.
         top: how many are wanted, at least 1.
+        k: answers wanted of them, at least 1; None keeps `top` whatever their errors.
 
     Raises:
         TypeError: ids that are not integers.
-        ValueError: an id out of range, top below 1, codes of another length, or a block that is not resident.
+        ValueError: an id out of range, top or k below 1, codes of another length, or a block not
+            resident.
     """
     check_row_bytes(query_code, tables.row_bytes)
     ids = gate.node_ids("node_ids", node_ids, tables.n)
     if top < 1:
         raise ValueError(f"top is {top}; at least 1 is needed")
+    if k is not None and k < 1:
+        raise ValueError(f"k is {k}; at least 1 is needed, or None")
     if not tables.codes_resident:
         blocks = blocks_of(ids, tables.block_shift)
         absent = blocks[tables.code_table[blocks] == 0]
@@ -45,8 +56,9 @@ def scan_codes(
             raise ValueError(f"the codes of block {absent[0]} are not resident; set_codes it before the scan")
     capacity = min(top, ids.size)
     nodes, distances = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
+    size = 0
     if capacity:
-        _scan(
+        size = _scan(
             tables.code_table,
             tables.block_shift,
             tables.row_bytes,
@@ -58,8 +70,11 @@ def scan_codes(
             ids,
             nodes,
             distances,
+            k or 0,
+            np.empty(k or 1, np.int32),
+            np.empty(k or 1, np.float32),
         )
-    return nodes, distances
+    return nodes[:size], distances[:size]
 
 
 def topk(distances: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -97,11 +112,15 @@ def _scan(
     node_ids: NDArray[np.int32],
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],
-) -> None:
+    k: Int,
+    bound_nodes: NDArray[np.int32],
+    bounds: NDArray[np.float32],
+) -> Int:
     query = QueryView(packed, factors, bits, width, bias_at)
     mask = (np.int64(1) << block_shift) - 1
     capacity = nodes.shape[0]
-    size = 0
+    size = np.int64(0)
+    n_bounds = np.int64(0)
     for t in range(node_ids.shape[0]):
         if t + _AHEAD < node_ids.shape[0]:
             ahead = np.int64(node_ids[t + _AHEAD])
@@ -110,4 +129,18 @@ def _scan(
         address = code_table[node >> block_shift] + (node & mask) * row_bytes
         distance = score(address, query)
         if size < capacity or distance < distances[size - 1]:
-            _, size = insert(nodes, distances, size, capacity, node, distance)
+            size, n_bounds, _ = keep(
+                address,
+                node,
+                distance,
+                query,
+                nodes,
+                distances,
+                size,
+                capacity,
+                k,
+                bound_nodes,
+                bounds,
+                n_bounds,
+            )
+    return size

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from kernel_data import Shard, clustered, run
 
 from tests import naive
-from vstore_kernels import acorn, bitmap, clusters, codes, distance, layout, rescore, scan, search
+from vstore_kernels import acorn, bitmap, clusters, codes, distance, layout, near_scan, rescore, scan, search
 from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
 from vstore_kernels.jit import DISABLE_JIT
 
 pytestmark = pytest.mark.skipif(DISABLE_JIT, reason="the same code, too slow as plain Python")
 
 N, D, VECTOR_SHIFT = 700, 20, 5
-MODES = (*layout.MODES, layout.SCAN)
+MODES = (*layout.MODES, layout.SCAN, layout.CLUSTERS)
 
 
 @functools.cache
@@ -96,8 +96,14 @@ def stepwise(own: Shard, query, passing, mode, metric, ef, n_seeds, n_candidates
     width = max(ef, n_candidates)
     if mode == layout.SCAN:
         ids = np.arange(N, dtype=np.int32) if passing is None else bitmap.indices(passing)
-        nodes, estimates = scan.scan_codes(code, own.tables, ids, width)
+        nodes, estimates = scan.scan_codes(code, own.tables, ids, width, k)
         n_distances = len(ids)
+    elif mode == layout.CLUSTERS:
+        order = clusters.nearest_clusters(query, own.order.centroids, metric)
+        run_of = near_scan.NearScan(code, own.tables, passing, n_seeds, width, k)
+        run_of.run(own.order.offsets[order], own.order.offsets[order + 1])
+        nodes, estimates = run_of.results()
+        n_distances = len(order) + run_of.n_scanned
     else:
         counters = np.zeros(layout.N_COUNTERS, np.int64)
         if mode == layout.ACORN:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kernel_data import clustered, examples, whole_numbers
 
 from tests import naive
-from vstore_kernels import codes, distance, layout, scan, search
+from vstore_kernels import codes, distance, layout, rescore, scan, search
 
 
 @settings(max_examples=examples(40), deadline=None)
@@ -133,6 +133,32 @@ def test_scan_agrees_with_the_slow_twin(n: int, top: int, seed: int, data: st.Da
         assert nodes.tolist() == [x for _, x in expected]
 
 
+@settings(max_examples=examples(30), deadline=None)
+@given(st.sampled_from(codes.BITS), st.integers(1, 120), st.integers(1, 12), st.integers(0, 99))
+def test_a_scan_for_k_leaves_out_what_cannot_be_among_them(bits: int, n: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n, 70)).astype(np.float32) * rng.uniform(0.2, 3, (n, 1)).astype(np.float32)
+    params = codes.train_codes(vectors, "l2", bits)
+    encoded = codes.encode(vectors, params)
+    tables = search.BlockTables(n, 4, params.row_bytes, 6)
+    tables.set_all_codes(encoded)
+    code = codes.prepare_query(vectors[0] + np.float32(0.1), params)
+    ids = rng.permutation(n).astype(np.int32)
+    estimates, spreads = codes.estimate(code, encoded), codes.error_std(code, encoded)
+    nodes, found = scan.scan_codes(code, tables, ids, n, k)
+    expected = naive.scan_in_doubt(
+        estimates.tolist(), spreads.tolist(), ids.tolist(), k, float(rescore.SIGMAS)
+    )
+    # Sums in float32 and float64 may fall on either side of the bound.
+    assert len(set(nodes.tolist()) ^ set(expected)) <= 1
+    assert (np.diff(found) >= 0).all()
+    everything = np.argsort(estimates, kind="stable").astype(np.int32)
+    doubtful, _ = rescore.undecided(code, tables, everything, estimates[everything], k)
+    assert set(everything[doubtful].tolist()) <= set(nodes.tolist())
+    if n >= 100 and bits == 8:
+        assert len(nodes) < n
+
+
 def test_scan_names_a_block_that_lacks() -> None:
     vectors = whole_numbers(40, 5)
     params = codes.train_codes(vectors, "l2")
@@ -144,3 +170,5 @@ def test_scan_names_a_block_that_lacks() -> None:
         scan.scan_codes(code, tables, np.array([1, 20]), 5)
     with pytest.raises(ValueError, match="top is 0"):
         scan.scan_codes(code, tables, np.array([1]), 0)
+    with pytest.raises(ValueError, match="k is 0"):
+        scan.scan_codes(code, tables, np.array([1]), 5, 0)

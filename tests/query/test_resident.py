@@ -24,7 +24,7 @@ FILTERS = {
     "none": F.bucket > 1000,
     "cut": (F.bucket < 60) & ~(F.one_of > 2_000),
 }
-TRAVERSALS = ("planned", "scan", "result_filter", "cluster_acorn")
+TRAVERSALS = ("planned", "scan", "near_scan", "result_filter", "cluster_acorn")
 READS = ("n_cache_hits", "timings_ms")
 """The kernel's own reads of blocks are not counted, and it has other stages."""
 

@@ -96,7 +96,7 @@ def test_explain_plans_without_searching(store):
     assert plan.n_distances == plan.n_rescored == 0
 
 
-@pytest.mark.parametrize("name", ["hnsw", "result_filter", "acorn1", "cluster_acorn", "scan"])
+@pytest.mark.parametrize("name", ["hnsw", "result_filter", "acorn1", "cluster_acorn", "near_scan", "scan"])
 def test_every_traversal_is_the_same_cold_and_warm(store, name, monkeypatch):
     """All shipped traversals, whatever the planner would have chosen, stop and resume alike."""
     assert name in TRAVERSALS

@@ -139,7 +139,7 @@ def search_shard(
     if len(found.node_ids) < min(request.k, plan.n_matching):
         # The graph does not reach enough of the passing rows: look at every one of them.
         first = found
-        found = yield from _walk(session, "scan", request, passing, WalkParams(width))
+        found = yield from _walk(session, "scan", request, passing, params)
         found.n_distances += first.n_distances
     clock.lap("traverse")
     answer.found = found

@@ -11,6 +11,8 @@ calibration goes by fixed rules, in order; each plan says which it was:
 2. Few enough rows pass that scoring all their codes costs less than a traversal: code scan.
 3. Nearly everything passes: HNSW that walks through failing rows and keeps passing ones.
 4. Else cluster-seeded ACORN.
+
+A calibrated shard may also be answered by a scan of the passing rows in the clusters nearest to the query.
 """
 
 from __future__ import annotations
@@ -178,7 +180,7 @@ def cold_plan(plan: Plan, head: ShardHead, k: int, recall: float) -> Plan:
     if head.calibration is not None:
         known = policy(head.calibration, k, min(recall, _MOST_MEASURED), None, False)
         # As many as any scan re-scores: the clusters may lie far from the query.
-        scan, _, _ = known.ways(plan.n_matching, plan.selectivity, plan.correlation)
+        scan = known.ways(plan.n_matching, plan.selectivity, plan.correlation)[0]
         n_candidates = scan.n_candidates
     reason = f"codes are not cached: those of the nearest clusters in one round ({plan.traversal} when warm)"
     return replace(

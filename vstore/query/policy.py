@@ -12,18 +12,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from vstore.shard.calibration import costs
-from vstore.shard.calibration.curves import KS, LOSSES, OVERSAMPLING, Calibration, Curve
+from vstore.shard.calibration.curves import CLUSTERS, KS, LOSSES, OVERSAMPLING, Calibration, Curve, Walk
 from vstore.shard.calibration.measure import seeds_for
 
 CERTAINLY_MIXED: Final = 0.6
 """From this correlation on, a filter does not lie away from the query."""
 CERTAINLY_EVEN: Final = 1.6
 """Above this correlation a filter may pass whole clusters, and a walk may not leave the first."""
+PERHAPS_NEAR: Final = 1.3
+"""Above this correlation a filter may pass the rows nearest to the query, many of them in other clusters."""
 LEAST_MIXED: Final = 1 / 3
 """A walk through failing rows needs at least this correlation, or it may see half of the shard."""
 CERTAINLY_FAR: Final = 0.1
@@ -31,7 +33,13 @@ CERTAINLY_FAR: Final = 0.1
 LEAST_NEAR: Final = 0.02
 """A walk through failing rows must meet at least this share of passing ones near the query."""
 _LOSS_SHARE: Final = 0.2
-_WORDS: Final = {"scan": "scan", "result_filter": "result filter", "cluster_acorn": "acorn"}
+_WORDS: Final = {
+    "scan": "scan",
+    "near_scan": "near clusters",
+    "result_filter": "result filter",
+    "cluster_acorn": "acorn",
+}
+_Widths: TypeAlias = list[tuple[float, int | None, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class Policy:
         self._k, self._given, self._calibration = k, ef, calibration
         self._near = _candidates(calibration, k, recall, "strange" if novel else "usual")
         self._apart = _candidates(calibration, k, recall, "far")
+        self._most = max(self._near[0], self._apart[0])
         self._wanted = recall + self._near[1]
         (own,) = calibration.of("hnsw")
         strange = calibration.of("strange")
@@ -80,17 +89,19 @@ class Policy:
             else f"recall {recall:g}: ef {self._ef} by the {kind} curve "
             f"({calibration.n_queries} held-out queries)"
         )
-        self._none = self._widths(calibration.of("none"), recall + self._near[1])
-        away = recall + self._apart[1]
-        self._far = self._widths(calibration.of("far"), away)
-        self._islands = self._widths(calibration.of("islands"), away)
+        wanted: dict[Walk, float] = dict.fromkeys(CLUSTERS, recall + self._apart[1])
+        wanted["none"] = self._wanted
+        self._walks = {kind: self._widths(calibration.of(kind), wanted[kind]) for kind in CLUSTERS}
+        self._scans = {
+            kind: self._budgets(calibration.of(curve), wanted[kind]) for kind, curve in CLUSTERS.items()
+        }
 
     def _width(self, width: float) -> int:
         return max(self._k, self._near[0], math.ceil(width if self._given is None else self._given))
 
-    def _widths(self, curves: tuple[Curve, ...], wanted: float) -> list[tuple[float, int | None, float]]:
+    def _widths(self, curves: tuple[Curve, ...], wanted: float) -> _Widths:
         """Return (share, beam width or None where the recall was not reached, cost) of each curve."""
-        out: list[tuple[float, int | None, float]] = []
+        out: _Widths = []
         for curve in curves:
             least = curve.width(wanted, self._k)
             if least is None and self._given is None:
@@ -98,6 +109,19 @@ class Policy:
                 continue
             ef = self._width((least or 0.0) * self._stretch)
             out.append((curve.share, ef, curve.cost_ns(ef, self._row_bytes) + self._seeding_ns))
+        return out
+
+    def _budgets(self, curves: tuple[Curve, ...], wanted: float) -> _Widths:
+        """Return (share, rows to look at or None where it is no choice, cost) of each scan of clusters."""
+        out: _Widths = []
+        for curve in curves:
+            least = None if self._given is not None else curve.width(wanted, self._k)
+            if least is None:
+                out.append((curve.share, None, math.inf))
+                continue
+            rows = max(self._most, math.ceil(least * self._stretch))
+            sizes = self._row_bytes, self._calibration.centroid_bytes
+            out.append((curve.share, rows, costs.near_scan_ns(rows, *sizes, self._near[0])))
         return out
 
     def unfiltered(self, n_rows: int) -> Way:
@@ -117,34 +141,38 @@ class Policy:
             selectivity: their share.
             correlation: the passing share near the query over that overall; None is taken as 1.
         """
-        scan, result_filter, acorn = ways = self.ways(n_matching, selectivity, correlation)
+        scan, clusters, result_filter, acorn = ways = self.ways(n_matching, selectivity, correlation)
         best = min(ways, key=lambda way: way.cost_ns)
         if best is scan:
-            others = f"result filter {_us(result_filter.cost_ns)}, acorn {_us(acorn.cost_ns)}"
+            others = ", ".join(f"{_WORDS[way.traversal]} {_us(way.cost_ns)}" for way in ways[1:])
             return self._scan(n_matching, scan.cost_ns, others)
         taken = ", ".join(f"{_WORDS[way.traversal]} {_us(way.cost_ns)}" for way in ways)
         if best is result_filter or self._given is not None:
             source = self._source
         else:
+            width = f"{clusters.n_seeds} rows of near clusters" if best is clusters else f"ef {acorn.ef}"
             source = (
-                f"ef {acorn.ef} by the curves of filters like this "
-                f"({self._calibration.n_queries} held-out queries)"
+                f"{width} by the curves of filters like this ({self._calibration.n_queries} held-out queries)"
             )
         return replace(best, reason=f"{source}; {taken}")
 
-    def ways(self, n_matching: int, selectivity: float, correlation: float | None) -> tuple[Way, Way, Way]:
-        """Return scan, result filter and cluster-seeded ACORN with their predicted costs, infinite where
-        nothing measured says that they suffice; without reasons. Arguments as for `filtered`.
+    def ways(
+        self, n_matching: int, selectivity: float, correlation: float | None
+    ) -> tuple[Way, Way, Way, Way]:
+        """Return scan, cluster scan, result filter and cluster-seeded ACORN with their predicted costs,
+        infinite where nothing measured says that they suffice; without reasons. Arguments as for `filtered`.
         """
         mixed = 1.0 if correlation is None else correlation
         near = min(mixed * selectivity, 1.0)
         n_candidates = self._near[0]
         if mixed < CERTAINLY_MIXED:
             n_candidates = max(n_candidates, self._apart[0])
-        ef, acorn_ns = self._acorn(near, selectivity, mixed)
+        ef, acorn_ns = self._by_curves(self._walks, near, selectivity, mixed)
+        rows, clusters_ns = self._by_curves(self._scans, near, selectivity, mixed)
         width = max(ef or self._ef, n_candidates)
         return (
             self._scan(n_matching, self._scan_ns(n_matching), ""),
+            Way("near_scan", self._most, rows or 1, self._most, clusters_ns),
             Way(
                 "result_filter",
                 max(self._ef, n_candidates),
@@ -157,44 +185,45 @@ class Policy:
 
     def always_scans(self, n_matching: int) -> bool:
         """Return whether `n_matching` passing rows are scanned whatever the query."""
-        return self._scan_ns(n_matching) <= min(self._walk_ns, *self._acorn_ns())
-
-    def _acorn_ns(self) -> list[float]:
-        return [
-            math.inf,
-            *(cost for widths in (self._none, self._far, self._islands) for _, _, cost in widths),
-        ]
+        curves = (*self._walks.values(), *self._scans.values())
+        least = min((cost for widths in curves for _, _, cost in widths), default=math.inf)
+        return self._scan_ns(n_matching) <= min(self._walk_ns, least)
 
     def _scan(self, n: int, scan_ns: float, others: str) -> Way:
-        # Few candidates more cost a scan nothing, and its plan then never depends on the query.
-        n_candidates = max(self._near[0], self._apart[0])
+        # A scan keeps what is in doubt: a wide beam costs nothing, and the plan never depends on the query.
+        n_candidates = self._most
         reason = f"scan of {n} matching rows is cheapest: {_us(scan_ns)}; {others}"
         return Way("scan", n_candidates, 1, n_candidates, scan_ns, reason)
 
     def _scan_ns(self, n: int) -> float:
-        return costs.scan_ns(n, self._row_bytes, max(self._near[0], self._apart[0]))
+        return costs.scan_ns(n, self._row_bytes, self._near[0])
 
     def _result_filter_ns(self, near: float, correlation: float) -> float:
         if near < LEAST_NEAR or correlation < LEAST_MIXED:
             return math.inf
         return costs.RESULT_FILTER * self._curve.cost_ns(self._ef / near, self._row_bytes)
 
-    def _acorn(self, near: float, selectivity: float, correlation: float) -> tuple[int | None, float]:
+    def _by_curves(
+        self, widths: dict[Walk, _Widths], near: float, selectivity: float, correlation: float
+    ) -> tuple[int | None, float]:
         found: list[tuple[int | None, float]] = []
+        # A scan leaves a cluster for the next without a path between them.
+        leaves = widths is self._scans
+        least = 1 if leaves else self._ef
         if correlation >= CERTAINLY_FAR:
-            found.append(_between(self._none, near, self._ef))
+            found.append(_between(widths["none"], near, least))
         if correlation < CERTAINLY_MIXED:
-            found.append(_between(self._far, selectivity, self._ef))
-        if not CERTAINLY_MIXED <= correlation <= CERTAINLY_EVEN:
-            found.append(_between(self._islands, selectivity, self._ef))
+            found.append(_between(widths["far"], selectivity, least))
+        if correlation < CERTAINLY_MIXED or (correlation > CERTAINLY_EVEN and not leaves):
+            found.append(_between(widths["islands"], selectivity, least))
+        if correlation > PERHAPS_NEAR and leaves:
+            found.append(_between(widths["near"], selectivity, least))
         if not found or any(ef is None for ef, _ in found):
             return None, math.inf
         return max(ef for ef, _ in found if ef is not None), max(cost for _, cost in found)
 
 
-def _between(
-    widths: list[tuple[float, int | None, float]], share: float, unfiltered: int
-) -> tuple[int | None, float]:
+def _between(widths: _Widths, share: float, unfiltered: int) -> tuple[int | None, float]:
     """Return the worse of the two measured shares around `share`: (beam width, cost)."""
     if not widths or share < widths[0][0] / 2:
         return None, math.inf

@@ -33,6 +33,7 @@ from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
 
 MODES: Final = {
     "scan": layout.SCAN,
+    "near_scan": layout.CLUSTERS,
     "hnsw": layout.HNSW,
     "result_filter": layout.HNSW_RESULT_FILTER,
     "cluster_acorn": layout.ACORN,

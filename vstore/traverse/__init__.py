@@ -4,18 +4,28 @@ A traversal is a generator: it yields the blocks that it lacks and is resumed wh
 one driver can serve many shards in one parallel round, count the rounds, or simulate the store. It
 sees a shard only through `GraphView`. Imports kernels, types and errors; never storage.
 
-`base` the protocols; `scan`, `hnsw`, `acorn`, `clusters` the policies; `scratch` pooled kernel memory.
+`base` the protocols; `scan`, `near_scan`, `clusters`, `hnsw`, `acorn` the policies; `scratch` pooled kernel
+memory.
 """
 
 from vstore.traverse.acorn import Acorn1, ClusterAcorn
 from vstore.traverse.base import Found, GraphView, Traversal, Walk, WalkParams, Wants
 from vstore.traverse.clusters import ClusterScan
 from vstore.traverse.hnsw import HNSW, ResultFilterHNSW
+from vstore.traverse.near_scan import NearestClusters
 from vstore.traverse.scan import CodeScan
 
 TRAVERSALS: dict[str, Traversal] = {
     traversal.name: traversal
-    for traversal in (CodeScan(), HNSW(), ResultFilterHNSW(), Acorn1(), ClusterAcorn(), ClusterScan())
+    for traversal in (
+        CodeScan(),
+        NearestClusters(),
+        ClusterScan(),
+        HNSW(),
+        ResultFilterHNSW(),
+        Acorn1(),
+        ClusterAcorn(),
+    )
 }
 """Every shipped traversal by name."""
 
@@ -28,6 +38,7 @@ __all__ = [
     "CodeScan",
     "Found",
     "GraphView",
+    "NearestClusters",
     "ResultFilterHNSW",
     "Traversal",
     "Walk",

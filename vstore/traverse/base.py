@@ -78,13 +78,15 @@ class GraphView(Protocol):
 class WalkParams:
     """How wide a traversal searches.
 
-    `ef` is the beam; `n_seeds` the passing points that a cluster-seeded traversal starts from;
-    `lookahead` how many of the nearest unexpanded beam entries a stop for missing blocks asks for, None
-    being all of them; `n_predicted` how many of the query's nearest clusters are read before the walk.
-    None of the last two changes an answer: they trade bytes for round trips.
+    `ef` is the beam; `n_seeds` the passing points that a cluster-seeded traversal starts from, or that a
+    cluster scan looks at in any case; `lookahead` how many of the nearest unexpanded beam entries a stop
+    for missing blocks asks for, None being all of them; `n_predicted` how many of the query's nearest
+    clusters are read before the walk; `k` the answers wanted, so that a scan may leave out what cannot be
+    among them (None keeps all). Neither `lookahead` nor `n_predicted` changes an answer: they trade bytes
+    for round trips.
 
-    The scan of clusters alone looks at `k`, the answers wanted; at `reach`, how far it looks, 1 for a recall
-    of 0.95; at `apart`, whether the passing rows lie away from the query; and at `code_bytes`, about the most
+    The scan of clusters in one round (`clusters`) alone looks at `reach`, how far it looks, 1 for a recall of
+    0.95; at `apart`, whether the passing rows lie away from the query; and at `code_bytes`, about the most
     that it reads.
     """
 
@@ -92,7 +94,7 @@ class WalkParams:
     n_seeds: int = 256
     lookahead: int | None = None
     n_predicted: int = 16
-    k: int = 10
+    k: int | None = None
     reach: float = 1.0
     apart: bool = False
     code_bytes: int = 8 << 20

@@ -53,7 +53,7 @@ class ClusterScan:
         yield Wants(codes=chosen.blocks)
         rows = rows_of(graph, chosen.blocks, passing)
         code = prepare_query(query, graph.code_params)
-        node_ids, distances = scan_codes(code, graph.tables, rows, params.ef)
+        node_ids, distances = scan_codes(code, graph.tables, rows, params.ef, params.k)
         return Found(node_ids, distances, n_distances=len(rows) + len(graph.centroids))
 
 
@@ -68,7 +68,7 @@ def choose_blocks(graph: GraphView, query: Float32s, passing: Bitmap | None, par
     Clusters are taken nearest first: as far as FEW and MANY say, while their blocks fit into
     `params.code_bytes` (more where `params.apart`: APART_BYTES), and until k rows are met in any case.
     """
-    shift, k = graph.tables.block_shift, params.k
+    shift, k = graph.tables.block_shift, params.k or params.ef
     clusters, blocks, counts = _segments(graph, passing)
     if not len(blocks):
         return Chosen(np.empty(0, np.int32), 0, False)

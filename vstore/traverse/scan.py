@@ -23,5 +23,5 @@ class CodeScan:
             return Found.nothing()
         yield Wants(codes=layout.blocks_of(rows, graph.tables.block_shift))
         code = prepare_query(query, graph.code_params)
-        node_ids, distances = scan_codes(code, graph.tables, rows, params.ef)
+        node_ids, distances = scan_codes(code, graph.tables, rows, params.ef, params.k)
         return Found(node_ids, distances, n_distances=len(rows))

@@ -49,7 +49,7 @@ COSTS = Costs(
     scan_row=5.5,
     scan_byte=0.05,
     candidate=200.0,
-    centroid_byte=0.06,
+    centroid_byte=0.025,
 )
 RESULT_FILTER = 1.15
 """A walk that keeps passing nodes apart takes this many times one of the same counts: its frontier is a
@@ -78,6 +78,11 @@ def scan_ns(n_rows: float, row_bytes: int, n_candidates: int = 0) -> float:
     """Return what a scan of the codes of `n_rows` passing rows takes, that keeps `n_candidates` of them."""
     kept = min(n_candidates, n_rows) * COSTS.candidate
     return COSTS.scan + n_rows * (COSTS.scan_row + COSTS.scan_byte * row_bytes) + kept
+
+
+def near_scan_ns(n_rows: float, row_bytes: int, centroid_bytes: int, n_candidates: int = 0) -> float:
+    """Return what a scan takes of the first `n_rows` passing rows in the nearest clusters."""
+    return scan_ns(n_rows, row_bytes, n_candidates) + seeding_ns(centroid_bytes)
 
 
 def seeding_ns(centroid_bytes: int) -> float:

@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 
@@ -26,11 +26,23 @@ far from the query, whose distances differ least."""
 COARSE_CENTROIDS: Final = 64
 """A query is compared with at most this many centroids to tell whether it is like the shard's rows."""
 
-Walk = Literal["hnsw", "strange", "none", "far", "islands"]
-WALKS: Final[tuple[Walk, ...]] = ("hnsw", "strange", "none", "far", "islands")
+Walk = Literal[
+    "hnsw",
+    "strange",
+    "none",
+    "far",
+    "islands",
+    "near",
+    "none:clusters",
+    "far:clusters",
+    "islands:clusters",
+    "near:clusters",
+]
+WALKS: Final[tuple[Walk, ...]] = get_args(Walk)
 """What a curve was measured on: unfiltered queries like the rows; unfiltered ones unlike them; ACORN under
-filters that
-pass rows at random; far from the query; in clusters that are not the query's own."""
+filters that pass rows at random; far from the query; in clusters that are not the query's own; and a scan of
+the nearest clusters under the same three and under filters that pass the rows nearest to the query; the width
+of a scan is the passing rows that it looks at in any case."""
 
 
 SHARES: Final[dict[Walk, tuple[float, ...]]] = {
@@ -39,6 +51,15 @@ SHARES: Final[dict[Walk, tuple[float, ...]]] = {
     "islands": (0.5, 0.2, 0.05, 0.01),
 }
 """The shares of rows that filters of each kind let pass."""
+CLUSTERS: Final[dict[Walk, Walk]] = {
+    "none": "none:clusters",
+    "far": "far:clusters",
+    "islands": "islands:clusters",
+    "near": "near:clusters",
+}
+"""The name of the cluster scan's curve under each kind of filter."""
+CLUSTER_SHARES: Final[dict[Walk, tuple[float, ...]]] = {**SHARES, "near": (0.5, 0.2, 0.05, 0.01)}
+"""As SHARES, for scans of clusters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from vstore.shard.calibration import costs
+from vstore.shard.calibration import costs, inverted
 from vstore.shard.calibration.curves import (
+    CLUSTER_SHARES,
     KS,
     OVERSAMPLING,
     SHARES,
@@ -43,7 +44,14 @@ _MOST_KEPT: Final = 1_600
 _LEAST_WALK: Final = (200.0, 16.0, 1_000.0, 100.0)
 """About what the narrowest filtered walk counts: distances, hops, filter checks, lists."""
 _SATURATED: Final = 0.9992
-_CONFIDENCE: Final[dict[Walk, float]] = {"hnsw": 1.0, "strange": 2.0, "none": 1.0, "far": 2.0, "islands": 2.0}
+_CONFIDENCE: Final[dict[str, float]] = {
+    "hnsw": 1.0,
+    "strange": 2.0,
+    "none": 1.0,
+    "far": 2.0,
+    "islands": 2.0,
+    "near": 2.0,
+}
 """Standard errors by which a mean is lowered: more where questions may be stranger than the measured."""
 _USUAL: Final = 0.95
 """The share of held-out rows that count as like the rest; the others have wider searches."""
@@ -84,8 +92,19 @@ def calibrate(guide: Guide, held_out: Int32s, *, seed: int, n_threads: int) -> C
     curves = [run.climb("hnsw", 1.0, usual), run.climb("strange", 1.0, strange)]
     cells = [(walk, share) for walk, shares in SHARES.items() for share in shares]
     worth = [cell for cell in cells if run.worth(*cell)]
-    asked = maker.filtered([*worth, _FAR], min(FILTERED_QUERIES, len(held_out)))
+    scanned = [
+        (walk, share)
+        for walk, shares in CLUSTER_SHARES.items()
+        for share in shares
+        if run.worth_clusters(share)
+    ]
+    asked = maker.filtered(
+        list(dict.fromkeys([*worth, _FAR, *scanned])),
+        min(FILTERED_QUERIES, len(held_out)),
+    )
     curves += [run.climb(*cell, asked[cell]) for cell in worth]
+    curves += [run.clusters(*cell, asked[cell]) for cell in scanned]
+    curves.append(run.clusters("none", 1.0, usual))
     some = usual[:: max(len(usual) // OTHER_QUERIES, 1)]
     return Calibration(
         n_queries=len(held_out),
@@ -106,6 +125,11 @@ class _Measure:
     def worth(self, walk: Walk, share: float) -> bool:
         """Return whether a walk under such a filter could beat a scan."""
         return costs.scan_ns(share * self._guide.n, self._row_bytes) > self._seeding_ns() + self._least_ns
+
+    def worth_clusters(self, share: float) -> bool:
+        """Return whether a scan of the nearest clusters under such a filter could beat one of all rows."""
+        least = costs.near_scan_ns(inverted.LEAST_BUDGET, self._row_bytes, self._guide.centroids.nbytes)
+        return costs.scan_ns(share * self._guide.n, self._row_bytes) > least
 
     def climb(self, walk: Walk, share: float, questions: list[Question]) -> Curve:
         """Return the curve of one kind of question."""
@@ -130,6 +154,10 @@ class _Measure:
             np.array([rung[1] for rung in rungs], np.float32),
             np.array([rung[2] for rung in rungs], np.float32),
         )
+
+    def clusters(self, walk: Walk, share: float, questions: list[Question]) -> Curve:
+        """Return the curve of a cluster scan for one kind of question."""
+        return inverted.climb(self._guide, walk, share, questions, _CONFIDENCE[walk], _LEAST_ERROR)
 
     def lost(self, questions: list[Question]) -> Float32s:
         """Return float32[len(KS), len(OVERSAMPLING)]: how much of the true k ranks too low to be

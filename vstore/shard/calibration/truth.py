@@ -187,6 +187,8 @@ class TruthMaker:
         wanted = max(1, int(n * share))
         if walk == "none":
             flags = rng.random(n) < share
+        elif walk == "near":
+            flags = pivot <= np.partition(pivot, wanted - 1)[wanted - 1]
         elif walk == "far":
             shown = np.where(self._hidden, -np.inf, pivot)
             flags = shown >= np.partition(shown, n - wanted)[n - wanted]
