@@ -210,24 +210,11 @@ def scan_run(
     bounds: NDArray[np.float32],
     scan: NDArray[np.int64],
 ) -> None:
-    """Score the passing nodes from `start` to `stop` and keep those that may be among the k nearest.
+    """Score the passing nodes from `start` up to `stop` and keep those that may be among the k nearest.
 
-    Args:
-        start: first node.
-        stop: beyond the last.
-        passing: uint64 bitmap, read when `filtered`.
-        filtered: whether a node must pass.
-        code_table: int64, addresses of code blocks.
-        block_shift: log2 of the rows of a block.
-        row_bytes: of a code.
-        query: what to score for.
-        nodes: int32 [>= capacity], the beam, mutated.
-        distances: float32 [>= capacity], mutated.
-        capacity: of the beam.
-        k: answers wanted.
-        bound_nodes: int32 [>= k], mutated.
-        bounds: float32 [>= k], mutated.
-        scan: int64 [N_SCAN], mutated.
+    `passing` is a uint64 bitmap, read when `filtered`; `code_table` int64, the addresses of code blocks of
+    `1 << block_shift` rows of `row_bytes`. Mutated: the beam `nodes` int32 and `distances` float32 [>= capacity],
+    `bound_nodes` int32 and `bounds` float32 [>= k], and `scan` int64 [N_SCAN].
     """
     if start >= stop:
         return
