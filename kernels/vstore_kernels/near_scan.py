@@ -213,8 +213,8 @@ def scan_run(
     """Score the passing nodes from `start` up to `stop` and keep those that may be among the k nearest.
 
     `passing` is a uint64 bitmap, read when `filtered`; `code_table` int64, the addresses of code blocks of
-    `1 << block_shift` rows of `row_bytes`. Mutated: the beam `nodes` int32 and `distances` float32 [>= capacity],
-    `bound_nodes` int32 and `bounds` float32 [>= k], and `scan` int64 [N_SCAN].
+    `1 << block_shift` rows of `row_bytes`. Mutated: the beam `nodes` int32 and `distances` float32, both
+    [>= capacity], `bound_nodes` int32 and `bounds` float32 [>= k], and `scan` int64 [N_SCAN].
     """
     if start >= stop:
         return
