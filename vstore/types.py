@@ -202,6 +202,14 @@ class Receipt(_FilledLater):
         receipt._fill = fill
         return receipt
 
+    def values(self) -> dict[str, Any]:
+        """Return every field by name; a receipt that nobody looked at stays unfilled."""
+        try:
+            fill: Callable[[], Mapping[str, Any]] = object.__getattribute__(self, "_fill")
+        except AttributeError:
+            return self.__getstate__()
+        return dict(fill())
+
     def as_dict(self) -> dict[str, Any]:
         """Return the receipt as plain dicts, lists and numbers."""
         return dataclasses.asdict(self)
@@ -222,9 +230,24 @@ class HitRows(Protocol):
         """Return float32[n], best first; the caller's to change."""
         ...
 
+    def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
+        """Return ids, scores, distances, attributes and documents, best first."""
+        ...
+
     def hits(self) -> list[Hit]:
         """Return the hits, best first: new objects."""
         ...
+
+
+_COLUMNS = {
+    "ids": "id",
+    "scores": "score",
+    "distances": "distance",
+    "attributes": "attributes",
+    "documents": "document",
+    "first_scores": "first_score",
+    "first_ranks": "first_rank",
+}
 
 
 class Hits(Sequence[Hit]):
@@ -259,6 +282,24 @@ class Hits(Sequence[Hit]):
     @hits.setter
     def hits(self, hits: list[Hit]) -> None:
         self._hits, self._rows = hits, None
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the hits as columns: ids, scores, distances, attributes, documents and first_scores,
+        first_ranks."""
+        rows = self._rows
+        if rows is None:
+            hits = self.hits
+            return {name: [getattr(hit, own) for hit in hits] for name, own in _COLUMNS.items()}
+        ids, scores, distances, attributes, documents = rows.columns()
+        return {
+            "ids": ids,
+            "scores": scores,
+            "distances": distances,
+            "attributes": attributes,
+            "documents": documents,
+            "first_scores": scores,
+            "first_ranks": list(range(len(ids))),
+        }
 
     @property
     def ids(self) -> list[Key]:

@@ -28,6 +28,7 @@ from vstore_server.tracing import Tracing
 _ENVIRONMENT = "VSTORE_SERVER_"
 _NUMBERS = {
     "search_threads": "n_search_threads",
+    "rerank_threads": "n_rerank_threads",
     "write_threads": "n_write_threads",
     "upkeep_threads": "n_upkeep_threads",
     "max_waiting": "max_waiting",
@@ -38,6 +39,7 @@ _NUMBERS = {
 }
 _HELP = {
     "search_threads": "threads that search and read (default: one for each core)",
+    "rerank_threads": "threads of searches that re-rank (default: 16)",
     "write_threads": "threads that write (default: 4)",
     "upkeep_threads": "threads that flush, compact and warm (default: 2)",
     "max_waiting": "requests that may wait for each of them (default: 256)",

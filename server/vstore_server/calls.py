@@ -16,14 +16,17 @@ from vstore import IndexSettings, Record
 from vstore.catalog.garbage import Collected
 from vstore.catalog.pins import Snapshot
 from vstore.database import check_schema
-from vstore.errors import Closed, InvalidInput
+from vstore.errors import Closed, InvalidInput, VstoreError
 from vstore.types import Schema
 from vstore_server import messages
 from vstore_server.codec import Limits, Message, decode, encode
-from vstore_server.errors import ProtocolError
+from vstore_server.errors import ProtocolError, error_from
 from vstore_server.messages import PROTOCOL, read_value
 
 T = TypeVar("T")
+QUICK_METHODS = frozenset({"Search", "Get", "Count", "Explain", "Describe"})
+"""Reads that may run twice and are short: they share streams."""
+QUICK_BYTES = 64 << 10
 ANSWER_LIMITS = Limits(message_bytes=1 << 30, items=1 << 30, text_bytes=1 << 30)
 
 
@@ -118,6 +121,40 @@ def read_with(call: Call[T], data: bytes) -> T:
         ProtocolError: it is not the answer that the call has.
     """
     return call.read(read_answer(data))
+
+
+class AnsweredError(Exception):
+    """An error that came as the answer of one call on a stream of calls."""
+
+    def __init__(self, error: VstoreError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def quick_bytes(call: Call[Any], timeout_s: float | None) -> bytes | None:
+    """Return a call as a request of `Calls`, or None where it must have a call of its own."""
+    if call.method not in QUICK_METHODS:
+        return None
+    message = {"method": call.method, **call.message}
+    if timeout_s is not None:
+        message["timeout_ms"] = timeout_s * 1e3
+    data = encode(message)
+    return data if len(data) <= QUICK_BYTES else None
+
+
+def read_quick(call: Call[T], data: bytes) -> T:
+    """Return what an answer of `Calls` means.
+
+    Raises:
+        AnsweredError: it is an error.
+        ProtocolError: it is not the answer that the call has.
+    """
+    message = read_answer(data)
+    error = message.get("error")
+    if isinstance(error, dict):
+        metadata = {str(key): str(value) for key, value in error.items()}
+        raise AnsweredError(error_from(metadata.get("status", ""), metadata.get("message"), metadata))
+    return call.read(message)
 
 
 def check_open(is_closed: bool, what: str) -> None:

@@ -22,6 +22,7 @@ from vstore_server.codec import Limits
 from vstore_server.collection_calls import CollectionCalls
 from vstore_server.dial import Dial, Source, error_of
 from vstore_server.errors import retry_delay_s
+from vstore_server.express import Express
 from vstore_server.messages import path_of
 from vstore_server.settings import ClientTLS
 
@@ -75,6 +76,7 @@ class Wire:
             else grpc.secure_channel(dial.target, secure, dial.options)
         )
         self._stubs: dict[str, Any] = {}
+        self._express = Express(dial, calls.ANSWER_LIMITS.message_bytes)
 
     def run(self, request: Request[T]) -> T:
         """Carry a request of the face out and return what its answer means."""
@@ -91,21 +93,30 @@ class Wire:
 
     def _unary(self, call: Call[T]) -> T:
         data = calls.request_bytes(call.message, self.limits)
-        stub = self._stubs.get(call.method)
-        if stub is None:
-            stub = self._stubs[call.method] = self._channel.unary_unary(path_of(call.method))
+        quick = calls.quick_bytes(call, self.dial.timeout_s)
         attempt = 0
         while True:
             try:
-                answer = stub(data, timeout=self.dial.timeout_s, metadata=self.dial.metadata)
-                break
+                return self._once(call, data, quick)
             except grpc.RpcError as failure:
                 error = error_of(failure)
+            except calls.AnsweredError as failure:
+                error = failure.error
             delay_s = retry_delay_s(error, attempt, call.repeatable, self.dial.n_retries)
             if delay_s is None:
                 raise error
             self._sleep(delay_s)
             attempt += 1
+
+    def _once(self, call: Call[T], data: bytes, quick: bytes | None) -> T:
+        if quick is not None:
+            answer = self._express.ask(quick, self.dial.timeout_s)
+            if answer is not None:
+                return calls.read_quick(call, answer)
+        stub = self._stubs.get(call.method)
+        if stub is None:
+            stub = self._stubs[call.method] = self._channel.unary_unary(path_of(call.method))
+        answer = stub(data, timeout=self.dial.timeout_s, metadata=self.dial.metadata)
         return calls.read_with(call, answer)
 
     def receive(self, method: str, data: bytes) -> Iterator[bytes]:
@@ -136,6 +147,7 @@ class Wire:
     def close(self) -> None:
         """End the channel and every call on it."""
         self._closed = True
+        self._express.close()
         self._channel.close()
 
 

@@ -96,6 +96,13 @@ class Handles:
             handle.close()
         return opened
 
+    def fresh(self, name: str, at_least: str | None = None) -> Collection | None:
+        """Return the handle of a collection if it is open and need not be refreshed first; never waits."""
+        held = self._held.get(name)
+        if held is None or time.monotonic() - held.looked_at_s >= self._refresh_s:
+            return None
+        return held.collection if at_least is None or _has_seen(held.collection, at_least) else None
+
     def forget(self, name: str) -> None:
         """Let a collection's handles go: it was dropped, or its writer fenced."""
         with self._lock:

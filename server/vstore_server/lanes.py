@@ -30,7 +30,7 @@ class Lane:
     def __init__(self, name: str, n_threads: int, max_waiting: int) -> None:
         self.name = name
         self._n_free = n_threads
-        self._n_threads = n_threads
+        self.n_threads = n_threads
         self._max_waiting = max_waiting
         self._n_waiting = 0
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
@@ -48,7 +48,7 @@ class Lane:
     @property
     def n_running(self) -> int:
         """Requests that have a thread."""
-        return self._n_threads - self._n_free
+        return self.n_threads - self._n_free
 
     async def run(self, tenant: str, job: Callable[[], T]) -> T:
         """Run the job on a thread when it is the tenant's turn, and return what it returns.
@@ -86,7 +86,7 @@ class Lane:
 
     def retry_after_s(self) -> float:
         """Return about when a thread should be free for one more."""
-        return max(0.01, self._mean_s * (self._n_waiting + 1) / self._n_threads)
+        return max(0.01, self._mean_s * (self._n_waiting + 1) / self.n_threads)
 
     async def _turn(self, tenant: str) -> None:
         if self._closed:
@@ -112,13 +112,7 @@ class Lane:
 
     def _busy(self, held: int) -> ServerBusy:
         self.n_refused += 1
-        delay_s = self.retry_after_s()
-        error = ServerBusy(
-            f"{self._n_waiting} {self.name} requests wait (yours: {held}; limit {self._max_waiting}, half of "
-            f"it for one tenant); come back in {delay_s * 1e3:.0f} ms"
-        )
-        error.retry_after_s = delay_s
-        return error
+        return busy(self.name, self._n_waiting, held, self._max_waiting, self.retry_after_s())
 
     def _forget(self, tenant: str, future: asyncio.Future[None]) -> None:
         queue = self._waiting.get(tenant)
@@ -145,3 +139,13 @@ class Lane:
                 future.set_result(None)
                 return
         self._n_free += 1
+
+
+def busy(name: str, n_waiting: int, held: int, max_waiting: int, delay_s: float) -> ServerBusy:
+    """Return the error of a full queue, with the time to come back."""
+    error = ServerBusy(
+        f"{n_waiting} {name} requests wait (yours: {held}; limit {max_waiting}, half of "
+        f"it for one tenant); come back in {delay_s * 1e3:.0f} ms"
+    )
+    error.retry_after_s = delay_s
+    return error

@@ -209,16 +209,9 @@ def _column(column: Column) -> Any:
 
 def hits_message(hits: Hits) -> Message:
     """Return an answer as columns of hits, and its receipt."""
-    return {
-        "ids": [hit.id for hit in hits],
-        "scores": [hit.score for hit in hits],
-        "distances": [hit.distance for hit in hits],
-        "attributes": [hit.attributes for hit in hits],
-        "documents": [hit.document for hit in hits],
-        "first_scores": [hit.first_score for hit in hits],
-        "first_ranks": [hit.first_rank for hit in hits],
-        "receipt": receipt_message(hits.receipt),
-    }
+    message: Message = hits.columns()
+    message["receipt"] = receipt_message(hits.receipt)
+    return message
 
 
 def read_hits(message: Message) -> Hits:
@@ -303,9 +296,9 @@ def read_batch_of_records(message: Message) -> list[Record]:
 
 def receipt_message(receipt: Receipt) -> Message:
     """Return a receipt as a map; every field of `Receipt` under its own name."""
-    message = {name: getattr(receipt, name) for name in _RECEIPT}
-    if receipt.rerank:
-        message["rerank"] = [dataclasses.asdict(report) for report in receipt.rerank]
+    message = receipt.values()
+    if message["rerank"]:
+        message["rerank"] = [dataclasses.asdict(report) for report in message["rerank"]]
     return message
 
 

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from vstore_server.auth import Caller, Role
 from vstore_server.errors import Cancelled
 
-Kind = Literal["unary", "progress", "stream", "scan"]
+Kind = Literal["unary", "progress", "stream", "scan", "calls"]
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
-LaneName = Literal["search", "write", "upkeep"]
+LaneName = Literal["search", "rerank", "write", "upkeep"]
 Report = Callable[[int, int], None]
 
 
@@ -58,6 +58,10 @@ METHODS: dict[str, Method] = {
     )
 }
 """Every method of the service, by the name in its path."""
+
+
+CALLS = Method("Calls", "read", "search", "calls")
+"""The stream that carries unary reads, one after the other (`callstream`)."""
 
 
 class Call:

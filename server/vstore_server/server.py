@@ -11,24 +11,27 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from vstore import Database
-from vstore.errors import InvalidSetting, StaleRead
+from vstore.errors import Closed, InvalidSetting, StaleRead
 from vstore_server import errors, health
 from vstore_server.auth import ANYBODY, Tokens, check_listen
-from vstore_server.codec import encode
+from vstore_server.callstream import MOST_BYTES, CallStreams, error_fields
+from vstore_server.codec import Message, decode, encode
+from vstore_server.drain import Active
 from vstore_server.endpoint import Endpoint
 from vstore_server.errors import ServerUnavailable
 from vstore_server.lanes import Lane
 from vstore_server.logs import event, log
 from vstore_server.messages import SERVICE
-from vstore_server.methods import METHODS, Call, Method, Report
+from vstore_server.methods import CALLS, METHODS, Call, LaneName, Method, Report
 from vstore_server.observe import Observer
+from vstore_server.searches import Searches
 from vstore_server.service import Service
 from vstore_server.settings import ServerSettings, ServerTLS
 from vstore_server.tracing import Tracing
 
 T = TypeVar("T")
 _STALE_DELAY_S = 0.01
-_STREAM_SLACK = 64
+_STREAM_SLACK = 1024
 """RPCs beside those that lanes bound: health checks, and streams between two messages."""
 
 
@@ -61,10 +64,20 @@ class Server:
         self._endpoint = Endpoint(self.observer.registry, lambda: self._serving)
         self.metrics_address: str | None = None
         self._secrets = (database.url,)
+        self._searches = Searches(self._settings.max_waiting)
+        self._streams = CallStreams(
+            self._settings.limits,
+            self._searches,
+            self._call,
+            self._run_decoded,
+            self._described,
+            self.observer.finished,
+        )
         self._lanes: dict[str, Lane] = {}
         self._server: Any = None
         self._serving = False
         self._changed = asyncio.Event()
+        self._active = Active()
 
     async def start(self) -> str:
         """Listen, and return the address, with the port that was chosen where 0 was asked for.
@@ -75,11 +88,12 @@ class Server:
         chosen = self._settings
         self._lanes = {
             "search": Lane("search", chosen.n_search_threads, chosen.max_waiting),
+            "rerank": Lane("rerank", chosen.n_rerank_threads, chosen.max_waiting),
             "write": Lane("write", chosen.n_write_threads, chosen.max_waiting),
             "upkeep": Lane("upkeep", chosen.n_upkeep_threads, chosen.max_waiting),
         }
         self.observer.watch_lanes(self._lanes)
-        n_threads = chosen.n_search_threads + chosen.n_write_threads + chosen.n_upkeep_threads
+        n_threads = sum(lane.n_threads for lane in self._lanes.values())
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", chosen.limits.message_bytes),
@@ -88,7 +102,7 @@ class Server:
                 ("grpc.max_metadata_size", 16 << 10),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
-            maximum_concurrent_rpcs=n_threads + 3 * chosen.max_waiting + _STREAM_SLACK,
+            maximum_concurrent_rpcs=n_threads + len(self._lanes) * chosen.max_waiting + _STREAM_SLACK,
         )
         self._server.add_generic_rpc_handlers(
             (
@@ -108,8 +122,9 @@ class Server:
         """Drain: refuse new requests, let running ones finish for `grace_s` (default: the setting), end."""
         self._serving = False
         self._changed.set()
+        self._streams.close()
         if self._server is not None:
-            await self._server.stop(self._settings.drain_s if grace_s is None else grace_s)
+            await self._active.stop(self._server, self._settings.drain_s if grace_s is None else grace_s)
         for lane in self._lanes.values():
             await lane.close()
         await self._endpoint.stop()
@@ -136,19 +151,22 @@ class Server:
         return port
 
     def _handlers(self) -> dict[str, Any]:
+        counted = self._active.counted
         make = {
-            "unary": lambda method: grpc.unary_unary_rpc_method_handler(self._unary(method)),
-            "progress": lambda method: grpc.unary_stream_rpc_method_handler(self._progress(method)),
-            "scan": lambda method: grpc.unary_stream_rpc_method_handler(self._scan(method)),
-            "stream": lambda method: grpc.stream_stream_rpc_method_handler(self._stream(method)),
+            "unary": lambda method: grpc.unary_unary_rpc_method_handler(counted(self._unary(method))),
+            "progress": lambda method: grpc.unary_stream_rpc_method_handler(counted(self._progress(method))),
+            "scan": lambda method: grpc.unary_stream_rpc_method_handler(counted(self._scan(method))),
+            "stream": lambda method: grpc.stream_stream_rpc_method_handler(counted(self._stream(method))),
+            "calls": lambda method: grpc.stream_stream_rpc_method_handler(counted(self._calls(method))),
         }
-        return {name: make[method.kind](method) for name, method in METHODS.items()}
+        return {name: make[method.kind](method) for name, method in {**METHODS, CALLS.name: CALLS}.items()}
 
     def _unary(self, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(data: bytes, context: Any) -> bytes:
             started = time.perf_counter()
             call: Call | None = None
             failure: BaseException | None = None
+            self._searches.n_under_way += 1
             try:
                 call = self._call(method, context)
                 return await self._run(method, data, call)
@@ -161,6 +179,7 @@ class Server:
                 failure = error
                 await self._abort(context, method, error, call)
             finally:
+                self._searches.n_under_way -= 1
                 self.observer.finished(method, call, started, failure)
 
         return handle
@@ -238,9 +257,9 @@ class Server:
             failure: BaseException | None = None
             try:
                 call = asked = self._call(method, context)
-                batches = await self._job(method, call, lambda: self._service.scan(data, asked))
+                batches = await self._job(method.lane, call, lambda: self._service.scan(data, asked))
                 # A thread reads one batch and is free again while HTTP/2 waits for a slow reader.
-                while (answer := await self._job(method, call, lambda: next(batches, None))) is not None:
+                while (answer := await self._job(method.lane, call, lambda: next(batches, None))) is not None:
                     yield answer
             except Exception as error:
                 failure = error
@@ -252,15 +271,42 @@ class Server:
 
         return handle
 
-    async def _run(self, method: Method, data: bytes, call: Call) -> bytes:
-        return await self._job(method, call, lambda: self._service.answer(method.name, data, call))
+    def _calls(self, method: Method) -> Callable[[Any, Any], Awaitable[None]]:
+        async def handle(requests: AsyncIterator[bytes], context: Any) -> None:
+            try:
+                self._call(method, context)
+                await self._streams.serve(requests, context)
+            except Exception as error:
+                await self._abort(context, method, error, None)
 
-    async def _job(self, method: Method, call: Call, job: Callable[[], T]) -> T:
+        return handle
+
+    async def _run(self, method: Method, data: bytes, call: Call) -> bytes:
+        if method.name == "Search" and len(data) <= MOST_BYTES:
+            return await self._run_decoded(method, data, decode(data, self._settings.limits), call)
+        return await self._job(method.lane, call, lambda: self._service.answer(method.name, data, call))
+
+    async def _run_decoded(self, method: Method, data: bytes, message: Message, call: Call) -> bytes:
+        lane: LaneName = method.lane
+        if method.name == "Search":
+            try:
+                search = self._service.search_of(message, call)
+                hits = None if search is None else await self._searches.answer(call.caller.tenant, search)
+            except Closed:
+                # The handle went the moment before; a thread opens it again, or says what became of it.
+                hits = None
+            if hits is not None:
+                return self._service.hits_answer(hits, call)
+            if message.get("rerank") is not None:
+                lane = "rerank"
+        return await self._job(lane, call, lambda: self._service.respond(method.name, data, message, call))
+
+    async def _job(self, lane_name: LaneName, call: Call, job: Callable[[], T]) -> T:
         """Run a job on its lane; where it asks for a version that is not there yet, again a moment later.
 
         Its thread serves others meanwhile.
         """
-        lane, loop = self._lanes[method.lane], asyncio.get_running_loop()
+        lane, loop = self._lanes[lane_name], asyncio.get_running_loop()
         deadline, delay_s = loop.time() + self._settings.wait_s, _STALE_DELAY_S
         while True:
             try:
@@ -278,19 +324,17 @@ class Server:
         return Call(caller, report, metadata)
 
     async def _abort(self, context: Any, method: Method, error: Exception, call: Call | None) -> NoReturn:
+        trailing = self._described(context, method, error, call)
+        status, text = trailing.pop("status"), trailing.pop("message")
+        await context.abort(getattr(grpc.StatusCode, status), text, tuple(trailing.items()))
+        raise AssertionError("abort raises")
+
+    def _described(self, context: Any, method: Method, error: Exception, call: Call | None) -> dict[str, str]:
         request_id = (call or Call(ANYBODY, metadata=_metadata(context))).request_id
-        trailing = [(errors.ERROR_KEY, errors.name_of(error)), (errors.REQUEST_ID_KEY, request_id)]
-        if isinstance(error, errors.ServerBusy):
-            trailing.append((errors.RETRY_AFTER_KEY, str(max(1, round(error.retry_after_s * 1e3)))))
         if errors.is_internal(error):
             event(logging.ERROR, "failed", method=method.name, request=request_id, error=repr(error))
             log.debug("request %s", request_id, exc_info=error)
-        await context.abort(
-            getattr(grpc.StatusCode, errors.status_of(error)),
-            errors.public_message(error, self._secrets, request_id),
-            tuple(trailing),
-        )
-        raise AssertionError("abort raises")
+        return error_fields(error, errors.public_message(error, self._secrets, request_id), request_id)
 
     def _health_handlers(self) -> dict[str, Any]:
         async def check(data: bytes, context: Any) -> bytes:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import vstore
-from vstore import BatchHits, Database, IndexSettings, Rerank
+from vstore import BatchHits, Database, Hits, IndexSettings, Rerank
 from vstore.errors import InvalidSetting, nearest
 from vstore.rerank.callables import as_reranker, name_of
+from vstore.serving import CheckedSearch, checked_search
 from vstore.types import Candidate, Reranker
 from vstore_server import messages
 from vstore_server.codec import Limits, Message, decode, encode, prepare
@@ -29,6 +30,17 @@ __all__ = ["BATCH_SLICE", "METHODS", "Call", "Service"]
 
 BATCH_SLICE = 64
 """Queries that a batch answers between two looks at whether its caller still waits."""
+
+
+class _Asked(NamedTuple):
+    """The fields of a `Search`, beside what it reads."""
+
+    query: npt.NDArray[Any]
+    k: int
+    settings: dict[str, Any]
+    stages: list[Any] | None
+    depth: int | None
+    document: Any
 
 
 class Service(VersionMethods):
@@ -83,8 +95,11 @@ class Service(VersionMethods):
         Raises:
             VstoreError: whatever the face raises, and what the network adds.
         """
+        return self.respond(name, data, decode(data, self.limits), call)
+
+    def respond(self, name: str, data: bytes, message: Message, call: Call) -> bytes:
+        """As `answer`, for a request that was decoded already."""
         call.check()
-        message = decode(data, self.limits)
         key = message.get("idempotency_key")
         if key is None or METHODS[name].lane == "search":
             return self._answer(name, message, call)
@@ -205,23 +220,55 @@ class Service(VersionMethods):
         return {"count": collection.count(filter)}
 
     def _search(self, reader: Reader, call: Call) -> Message:
-        opened, query = self._reading(reader, call), reader.array("query", 1)
+        opened, asked = self._reading(reader, call), self._asked(reader)
+        collection = opened()
+        self._at_most("rerank_depth", asked.depth or 0, self.limits.rerank_depth)
+        self._at_most("stages of rerank", len(asked.stages or ()), self.limits.rerank_stages)
+        hits = collection.search(
+            asked.query,
+            asked.k,
+            **asked.settings,
+            rerank=None if asked.stages is None else [self._stage(stage, call) for stage in asked.stages],
+            rerank_depth=asked.depth,
+            query_document=asked.document,
+        )
+        return self._shown(hits, call)
+
+    def _asked(self, reader: Reader) -> _Asked:
+        query = reader.array("query", 1)
         k, settings = self._k(reader), self._settings(reader)
         stages, depth = reader.items("rerank", None), reader.whole("rerank_depth", None)
         query_document = reader.document("query_document")
         check_image(query_document, "query_document")
         reader.done()
-        collection = opened()
-        self._at_most("rerank_depth", depth or 0, self.limits.rerank_depth)
-        self._at_most("stages of rerank", len(stages or ()), self.limits.rerank_stages)
-        hits = collection.search(
-            query,
-            k,
-            **settings,
-            rerank=None if stages is None else [self._stage(stage, call) for stage in stages],
-            rerank_depth=depth,
-            query_document=query_document,
-        )
+        return _Asked(query, k, settings, stages, depth, query_document)
+
+    def search_of(self, message: Message, call: Call) -> CheckedSearch | None:
+        """Return a `Search` without re-ranking, checked, for who answers from memory.
+
+        None where it re-ranks, or its handle must be opened or refreshed first: that may wait.
+
+        Raises: as `respond`, for a bad request.
+        """
+        if message.get("rerank") is not None or message.get("at") is not None:
+            return None
+        reader = Reader(message, "Search")
+        self._reading(reader, call)
+        asked = self._asked(reader)
+        if asked.depth is not None or asked.document is not None:
+            return None
+        collection = self._handles.fresh(message["collection"], message.get("at_least"))
+        if collection is None:
+            return None
+        return checked_search(collection, asked.query, asked.k, **asked.settings)
+
+    def hits_answer(self, hits: Hits, call: Call) -> bytes:
+        """Return the answer of a `Search`."""
+        answer = encode(self._shown(hits, call))
+        self._check_size(answer)
+        return answer
+
+    def _shown(self, hits: Hits, call: Call) -> Message:
         answer = messages.hits_message(hits)
         call.receipt = answer["receipt"]
         self._observer.searched([answer["receipt"]])

@@ -27,6 +27,8 @@ class ServerSettings:
     insecure: bool = False
     """Listen on a public address without TLS or tokens all the same."""
     n_search_threads: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
+    n_rerank_threads: int = 16
+    """Threads of searches that re-rank: they wait for one model, which takes them together."""
     n_write_threads: int = 4
     """Upserts that arrive together share one log object, so they may well wait together."""
     n_upkeep_threads: int = 2
@@ -55,7 +57,13 @@ class ServerSettings:
             unix or (":" in self.listen and _is_port(self.listen)),
             f"listen is {self.listen!r}; write host:port, as {DEFAULT_LISTEN}, or unix:path",
         )
-        for name in ("n_search_threads", "n_write_threads", "n_upkeep_threads", "max_waiting"):
+        for name in (
+            "n_search_threads",
+            "n_rerank_threads",
+            "n_write_threads",
+            "n_upkeep_threads",
+            "max_waiting",
+        ):
             value = getattr(self, name)
             require(
                 isinstance(value, int) and 1 <= value <= 4096,

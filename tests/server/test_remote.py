@@ -220,7 +220,9 @@ def slow_server():
         assert gate.wait(20)
         return [1.0] * len(documents)
 
-    settings = vstore_server.ServerSettings(listen="127.0.0.1:0", n_search_threads=1, max_waiting=2)
+    settings = vstore_server.ServerSettings(
+        listen="127.0.0.1:0", n_search_threads=1, n_rerank_threads=1, max_waiting=2
+    )
     with vstore.connect("memory://") as database:
         database.create_collection("c", dim=4, metric="l2").upsert(range(100), X)
         with vstore_server.BackgroundServer(database, settings, rerankers={"slow": slow}) as server:
@@ -245,15 +247,21 @@ def start(call):
 def test_a_busy_server_says_when_to_come_back(slow_server):
     server, gate, entered = slow_server
     held = vstore_server.connect(server.url, n_retries=0).collection("c")
-    running = start(lambda: held.search(X[0], rerank="slow", query_document="q"))
+    asked = {"query": X[0], "rerank": ["slow"], "query_document": "q"}
+
+    def search(held=held):
+        return held.search(X[0], rerank="slow", query_document="q")
+
+    running = start(search)
     assert entered.wait(20)
-    waiting = start(held.count)
-    while not isinstance(refused := start_and_join(held.count), ServerBusy):
+    waiting = start(search)
+    while not isinstance(refused := start_and_join(search), ServerBusy):
         assert refused is None
     assert refused.retry_after_s > 0
-    status = raw(server, "Count", encode({"collection": "c"}))
+    status = raw(server, "Search", encode({"collection": "c", **asked}))
     assert status[:2] == ("RESOURCE_EXHAUSTED", "ServerBusy")
-    patient = start(lambda: retrying(server))
+    assert held.count() == 100, "reads that wait for no model go on"
+    patient = start(lambda: search(vstore_server.connect(server.url, n_retries=9).collection("c")))
     gate.set()
     for thread, outcome in (running, waiting, patient):
         thread.join(20)
@@ -264,10 +272,6 @@ def start_and_join(call):
     thread, outcome = start(call)
     thread.join(0.3)
     return outcome[0] if outcome else None
-
-
-def retrying(server):
-    return vstore_server.connect(server.url, n_retries=9).collection("c").count()
 
 
 def test_deadlines_and_cancellation_reach_the_queue_and_the_reranker(slow_server):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from vstore.ingest.view import CollectionView
+from vstore.query.cost import work_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_row, search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
@@ -58,11 +59,11 @@ class AnswerRows:
 
     __slots__ = ("_distances", "_fields", "_metric", "_rows")
 
-    def __init__(self, rows: Rows, distances: Float32s, metric: Metric, fields: Shown) -> None:
+    def __init__(self, rows: Rows, distances: Float32s, metric: Metric, named: Shown) -> None:
         self._rows = rows
         self._distances = distances
         self._metric = metric
-        self._fields = fields
+        self._fields = named
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -74,6 +75,20 @@ class AnswerRows:
     def scores(self) -> Float32s:
         """As `HitRows.scores`."""
         return score_of(self._distances, self._metric)
+
+    def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
+        """As `HitRows.columns`."""
+        rows, named = list(self._rows), self._fields
+        return (
+            [row.key for row in rows],
+            self.scores().tolist(),
+            distance_of(self._distances, self._metric).tolist(),
+            [
+                unpack_attributes(row, named) if isinstance(row, PayloadRow) else row.attributes
+                for row in rows
+            ],
+            [row.document for row in rows],
+        )
 
     def hits(self) -> list[Hit]:
         """As `HitRows.hits`."""
@@ -109,7 +124,7 @@ class Account:
     def values(self) -> dict[str, Any]:
         """Return every field of the receipt by name."""
         plans = [
-            (ready.shard.shard_id, replace(plan, correlation=planned.plans.correlation(self.query)))
+            (ready.shard.shard_id, _correlated(plan, planned.plans.correlation(self.query)))
             for ready, planned, plan in zip(self.ready, self.planned, self.plans, strict=True)
         ]
         receipt = receipt_of(
@@ -121,9 +136,10 @@ class Account:
         )
         receipt.timings_ms = self.timings_ms
         write_reads(receipt, self.meter or ReadMeter(), self.n_cache_hits, self.engine.prices)
-        return receipt.__getstate__()
+        return {name: getattr(receipt, name) for name in _FIELDS}
 
 
+_FIELDS: Final = tuple(f.name for f in fields(Receipt))
 _WORK: Final = (
     layout.N_DISTANCES,
     layout.N_HOPS,
@@ -133,12 +149,22 @@ _WORK: Final = (
 )
 
 
+def _correlated(plan: Plan, correlation: float | None) -> Plan:
+    return plan if plan.correlation is correlation else replace(plan, correlation=correlation)
+
+
 def search_resident(
-    view: View, request: SearchRequest, engine: Engine, resident: ResidentShards
+    view: View,
+    request: SearchRequest,
+    engine: Engine,
+    resident: ResidentShards,
+    most_us: float | None = None,
 ) -> Hits | None:
     """Answer a search by one kernel call a shard, or return None where something is not resident.
 
-    Payload that is not resident is read, in one round; it is part of the receipt as everywhere.
+    Payload that is not resident is read, in one round; it is part of the receipt as everywhere. With
+    `most_us` nothing is read, and None is returned also where that would be needed, or where the search is
+    estimated to take longer.
     """
     started = time.perf_counter()
     ready = resident.ready(view.shards)
@@ -152,6 +178,8 @@ def search_resident(
         if step is None:
             return None
         steps.append(step)
+    if most_us is not None and work_us(view, planned, [step.plan for step in steps]) > most_us:
+        return None
     planned_at = time.perf_counter()
     parts: list[Found] = []
     for shard, step in zip(ready, steps, strict=True):
@@ -164,40 +192,69 @@ def search_resident(
     resident.tell(view.shards, False)
     found_at = time.perf_counter()
     timings_ms = {"filter": (planned_at - started) * 1e3, "traverse": (found_at - planned_at) * 1e3}
-    memtable, n_memtable = None, 0
+    memtable = None
     if view.memtable.chunks:
-        n_memtable = view.memtable.n_live
         memtable = search_memtable(view.memtable, request, view.schema.metric)
         timings_ms["memtable"] = (time.perf_counter() - found_at) * 1e3
-        found_at = time.perf_counter()
-    meter: ReadMeter | None
-    fields: Shown = tuple(view.schema.fields.items())
+    answered = Answered(ready, planned, [step.plan for step in steps], parts, memtable, timings_ms)
+    return hits_of_answer(view, request, answered, engine, resident, most_us is None)
+
+
+class Answered(NamedTuple):
+    """The best rows of each shard and of the memtable for one query, and how they were found."""
+
+    ready: Sequence[ReadyShard]
+    planned: Sequence[PlannedShard]
+    plans: Sequence[Plan]
+    parts: Sequence[Found]
+    memtable: MemtableAnswer | None
+    timings_ms: dict[str, float]
+
+
+def hits_of_answer(
+    view: View,
+    request: SearchRequest,
+    answered: Answered,
+    engine: Engine,
+    resident: ResidentShards,
+    may_read: bool = True,
+) -> Hits | None:
+    """Merge what was found, as hits; None where payload is not resident and nothing may be read."""
+    started = time.perf_counter()
+    ready, parts, memtable = answered.ready, answered.parts, answered.memtable
+    named: Shown = tuple(view.schema.fields.items())
+    shown: tuple[Rows, int, ReadMeter | None] | None
     if len(parts) == 1 and memtable is None and not engine.cache.evicts:
         distances = parts[0].distances[0]
-        rows, n_blocks, meter = _shown_of_one(view, ready[0], parts[0], engine)
-        distances = distances[: len(rows)]
-        if isinstance(rows, PickedRows):
-            fields = view.shards[0].shard.shown(ready[0].head)
+        shown = _shown_of_one(view, ready[0], parts[0], engine, may_read)
+        if shown is not None:
+            distances = distances[: len(shown[0])]
+            if isinstance(shown[0], PickedRows):
+                named = view.shards[0].shard.shown(ready[0].head)
     else:
-        places, distances = _merged(parts, memtable, k)
-        rows, n_blocks, meter = _shown(view, ready, places, memtable, engine)
-    timings_ms["payload"] = (time.perf_counter() - found_at) * 1e3
+        places, distances = _merged(parts, memtable, request.k)
+        shown = _shown(view, ready, places, memtable, engine, may_read)
+    if shown is None:
+        return None
+    rows, n_blocks, meter = shown
+    answered.timings_ms["payload"] = (time.perf_counter() - started) * 1e3
+    n_memtable = 0 if memtable is None else view.memtable.n_live
     account = Account(
         request.query,
         ready,
-        planned,
-        [step.plan for step in steps],
+        answered.planned,
+        answered.plans,
         [part.counters[0] for part in parts],
         resident.n_live(view.shards) + n_memtable,
         n_memtable,
         memtable.work if memtable is not None else MemtableWork(),
         2 * len(ready) + n_blocks,
         meter,
-        timings_ms,
+        answered.timings_ms,
         engine,
     )
-    shown = AnswerRows(rows, distances, view.schema.metric, fields)
-    return Hits(shown, Receipt.later(account.values))
+    made = AnswerRows(rows, distances, view.schema.metric, named)
+    return Hits(made, Receipt.later(account.values))
 
 
 def _merged(
@@ -223,8 +280,8 @@ def _merged(
 
 
 def _shown_of_one(
-    view: View, shard: ReadyShard, found: Found, engine: Engine
-) -> tuple[Rows, int, ReadMeter | None]:
+    view: View, shard: ReadyShard, found: Found, engine: Engine, may_read: bool
+) -> tuple[Rows, int, ReadMeter | None] | None:
     """As `_shown`, for one shard and nothing else, which nearly every answer is."""
     ids = found.node_ids[0].tolist()
     if ids[-1] < 0:
@@ -233,7 +290,7 @@ def _shown_of_one(
     blocks = [row // block_rows for row in ids]
     held = [payload[block] for block in blocks]
     if None in held:
-        return _shown(view, [shard], [(0, row) for row in ids], None, engine)
+        return _shown(view, [shard], [(0, row) for row in ids], None, engine, may_read)
     return PickedRows(held, ids, block_rows), len(set(blocks)), None
 
 
@@ -243,8 +300,12 @@ def _shown(
     places: Sequence[tuple[int, int]],
     memtable: MemtableAnswer | None,
     engine: Engine,
-) -> tuple[list[PayloadRow | ShownRow], int, ReadMeter | None]:
-    """Return what the hits show, how many payload blocks were resident, and what reading others cost."""
+    may_read: bool,
+) -> tuple[Rows, int, ReadMeter | None] | None:
+    """Return what the hits show, how many payload blocks were resident, and what reading others cost.
+
+    None where others must be read and may not be.
+    """
     rows: list[Any] = [None] * len(places)
     used: set[tuple[int, int]] = set()
     lacking: dict[int, list[int]] = {}
@@ -267,6 +328,8 @@ def _shown(
     if not lacking:
         _show_present_fields(view, ready, places, rows)
         return rows, len(used), None
+    if not may_read:
+        return None
     rounds = Rounds(engine.store, engine.cache.disk)
     sessions = {number: ShardSession(view.shards[number].shard, engine.cache) for number in lacking}
     wanted = {n: np.array([places[position][1] for position in lacking[n]]) for n in lacking}

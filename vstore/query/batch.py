@@ -110,7 +110,7 @@ def _by_kernel(
         return none
     parts, plans = [], []
     for shard, plan in zip(ready, planned, strict=True):
-        found, own = _on_shard(shard, plan, queries, k, n_threads)
+        found, own = on_shard(shard, plan, queries, k, n_threads)
         parts.append(found)
         plans.append(own)
     answered = np.ones(len(queries), np.bool_)
@@ -169,7 +169,7 @@ class _Accounts(NamedTuple):
         return account.values()
 
 
-def _on_shard(
+def on_shard(
     shard: ReadyShard, planned: PlannedShard, queries: Float32s, k: int, n_threads: int
 ) -> tuple[Found, list[Plan]]:
     """Return what one shard has for each query, and each query's plan."""

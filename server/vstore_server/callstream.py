@@ -1,0 +1,161 @@
+"""Many calls over one stream: requests come one after the other, and each has its answer or its error.
+
+A stream that is there costs a third of a call that is not: no headers, no trailers, no new objects. It is for
+reads that may run twice; an error is an answer here and ends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from vstore.errors import VstoreError
+from vstore_server import errors
+from vstore_server.codec import Limits, Message, decode, encode
+from vstore_server.errors import DeadlineExceeded, LimitExceeded, MalformedMessage, ServerUnavailable
+from vstore_server.methods import CALLS, METHODS, Call, Method
+from vstore_server.searches import Searches
+
+MOST_BYTES = 64 << 10
+"""Requests of a stream are decoded where all streams are served, so they must be small."""
+_EOF: Any = grpc.aio.EOF
+
+Identify = Callable[[Method, Any], Call]
+Run = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
+Describe = Callable[[Any, Method, Exception, "Call | None"], dict[str, str]]
+Note = Callable[[Method, "Call | None", float, "BaseException | None"], None]
+
+
+class CallStreams:
+    """Serves every such stream of one server. Belongs to its event loop.
+
+    Args:
+        limits: of messages.
+        searches: told how many requests are under way.
+        identify: returns the call of a request; asked for every request, as tokens come and go.
+        run: answers one request.
+        describe: returns what a caller may know of an error.
+        note: told how each request ended.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        searches: Searches,
+        identify: Identify,
+        run: Run,
+        describe: Describe,
+        note: Note,
+    ) -> None:
+        self._limits, self._searches = limits, searches
+        self._identify, self._run, self._describe, self._note = identify, run, describe, note
+        self._idle: set[asyncio.Task[Any]] = set()
+        self._closing = asyncio.Event()
+
+    async def serve(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        """Serve one stream until its caller ends it, or the server closes."""
+        task = asyncio.current_task()
+        assert task is not None
+        while True:
+            if self._closing.is_set():
+                raise ServerUnavailable("the server is shutting down; ask another, or come back")
+            self._idle.add(task)
+            try:
+                data = await context.read()
+            except asyncio.CancelledError:
+                if self._closing.is_set():
+                    continue
+                raise
+            finally:
+                self._idle.discard(task)
+            if data is _EOF:
+                return
+            self._searches.n_under_way += 1
+            try:
+                await context.write(await self._answer(data, context))
+            finally:
+                self._searches.n_under_way -= 1
+
+    def close(self) -> None:
+        """End every stream that waits for a request, and the others when they have answered."""
+        self._closing.set()
+        for task in list(self._idle):
+            task.cancel()
+
+    async def _answer(self, data: bytes, context: Any) -> bytes:
+        started = time.perf_counter()
+        method = CALLS
+        call: Call | None = None
+        failure: BaseException | None = None
+        try:
+            if len(data) > MOST_BYTES:
+                raise LimitExceeded(
+                    f"the request has {len(data)} bytes; a stream of calls takes {MOST_BYTES}: "
+                    "send it as a call of its own"
+                )
+            message = decode(data, self._limits)
+            method = _method_of(message)
+            call = self._identify(method, context)
+            return await self._in_time(method, data, message, call)
+        except asyncio.CancelledError as error:
+            failure = error
+            if call is not None:
+                call.cancel()
+            raise
+        except Exception as error:
+            failure = error
+            return encode({"error": self._describe(context, method, error, call)})
+        finally:
+            self._note(method, call, started, failure)
+
+    async def _in_time(self, method: Method, data: bytes, message: Message, call: Call) -> bytes:
+        timeout_ms = message.pop("timeout_ms", None)
+        if timeout_ms is None:
+            return await self._run(method, data, message, call)
+        if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)) or not timeout_ms > 0:
+            raise MalformedMessage("Calls: timeout_ms must be a number above 0")
+        loop = asyncio.get_running_loop()
+        task, late = asyncio.current_task(), []
+        assert task is not None
+
+        def overdue() -> None:
+            late.append(True)
+            call.cancel()
+            task.cancel()
+
+        timer = loop.call_later(timeout_ms / 1e3, overdue)
+        try:
+            return await self._run(method, data, message, call)
+        except (asyncio.CancelledError, VstoreError):
+            if not late:
+                raise
+            task.uncancel()
+            raise DeadlineExceeded(f"the call took longer than {timeout_ms:g} ms") from None
+        finally:
+            timer.cancel()
+
+
+def _method_of(message: Message) -> Method:
+    name = message.pop("method", None)
+    method = METHODS.get(name) if isinstance(name, str) else None
+    if method is None or method.kind != "unary" or method.lane != "search":
+        known = ", ".join(m.name for m in METHODS.values() if m.kind == "unary" and m.lane == "search")
+        raise MalformedMessage(f"Calls takes the methods {known}; not {str(name)[:80]!r}")
+    return method
+
+
+def error_fields(error: Exception, message: str, request_id: str) -> dict[str, str]:
+    """Return an error as its caller may see it: the status, the message and what else trailers carry."""
+    fields = {
+        "status": errors.status_of(error),
+        "message": message,
+        errors.ERROR_KEY: errors.name_of(error),
+        errors.REQUEST_ID_KEY: request_id,
+    }
+    if isinstance(error, errors.ServerBusy):
+        fields[errors.RETRY_AFTER_KEY] = str(max(1, round(error.retry_after_s * 1e3)))
+    return fields
