@@ -1,10 +1,13 @@
 """Durable upserts, searches beside them, and what a kill costs, against the floors that vstore sets itself.
 
-    python -m benchmarks.ingest [--rows 40000] [--kills 20] [--python PEERS/bin/python] [--out FILE]
+    python -m benchmarks.ingest [--rows 40000] [--kills 20] [--python PEERS/bin/python]
+                                [--chroma-python CHROMA/bin/python] [--out FILE]
 
 Rows are 384 floats, seeded, upserted 1,000 at a time into a local folder; each call is durable on return.
-lancedb and chromadb, where the interpreter of `--python` has them, write the same batches to a folder of
-their own, in turns with vstore; the first batch of each is not counted, and the median of rounds is shown.
+lancedb and chromadb, where the interpreters have them, write the same batches to a folder of their own, in
+turns with vstore; the first batch of each is not counted, and the median of rounds is shown. lancedb calls
+neither fsync nor fdatasync, so a line says what it does where every file that a call wrote is synced after
+it, and another what vstore does with fsync turned off: `add` is to be read beside that one.
 Searches are timed one at a time, idle and then while another thread upserts without pause and shards are
 built behind it. The kill test ends a writing process with SIGKILL at random moments and looks for
 every row that it had said was acknowledged. Other work on the machine shows in all figures but the last.
@@ -35,9 +38,15 @@ FLOOR_ROWS_PER_S = 20_000
 FLOOR_RATIO = 2.0
 PEERS = {
     "lancedb": "lancedb merge_insert, rows/s",
-    "lancedb-add": "lancedb add (appends, no upsert), rows/s",
+    "lancedb-synced": "lancedb merge_insert, then synced, rows/s",
+    "lancedb-add-synced": "lancedb add (appends, no upsert), then synced, rows/s",
     "chromadb": "chromadb upsert, rows/s",
 }
+NOT_DURABLE = {
+    "vstore-unsynced": "not durable: vstore upsert without fsync, rows/s",
+    "lancedb-add": "not durable: lancedb add, rows/s",
+}
+"""Shown beside each other; no floor."""
 
 
 def batches(n_rows: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -65,7 +74,42 @@ def vstore_rate(folder: str, n_rows: int) -> float:
         return rows_per_second(db.create_collection("c", dim=DIM, metric="l2").upsert, n_rows)
 
 
-def lancedb_rate(folder: str, n_rows: int, upserts: bool = True) -> float:
+def vstore_unsynced_rate(folder: str, n_rows: int) -> float:
+    """Upserts of a process whose fsync does nothing: what a power cut leaves of them nobody knows."""
+    os.fsync = lambda fd: None
+    return vstore_rate(folder, n_rows)
+
+
+class Synced:
+    """Makes durable what a call wrote: every file that is new or changed, and the folders' entries."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def sync(self) -> None:
+        for parent, _, names in os.walk(self._folder):
+            n_fresh = 0
+            for path in (os.path.join(parent, name) for name in names):
+                found = os.stat(path)
+                state = (found.st_mtime_ns, found.st_size)
+                if self._seen.get(path) != state:
+                    self._seen[path] = state
+                    n_fresh += 1
+                    _fsync(path)
+            if n_fresh:
+                _fsync(parent)
+
+
+def _fsync(path: str) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def lancedb_rate(folder: str, n_rows: int, upserts: bool = True, synced: bool = False) -> float:
     import lancedb
     import pyarrow as pa
 
@@ -80,7 +124,11 @@ def lancedb_rate(folder: str, n_rows: int, upserts: bool = True) -> float:
             merge.execute(rows)
         else:
             table.add(rows)
+        if synced:
+            disk.sync()
 
+    disk = Synced(folder)
+    disk.sync()
     return rows_per_second(add, n_rows)
 
 
@@ -98,8 +146,11 @@ def lancedb_add_rate(folder: str, n_rows: int) -> float:
 
 RATES = {
     "vstore": vstore_rate,
+    "vstore-unsynced": vstore_unsynced_rate,
     "lancedb": lancedb_rate,
+    "lancedb-synced": lambda folder, n_rows: lancedb_rate(folder, n_rows, synced=True),
     "lancedb-add": lancedb_add_rate,
+    "lancedb-add-synced": lambda folder, n_rows: lancedb_rate(folder, n_rows, upserts=False, synced=True),
     "chromadb": chromadb_rate,
 }
 
@@ -108,7 +159,8 @@ def rate_of(name: str, n_rows: int, python: str) -> float | None:
     """Measure in a process of its own; None where the interpreter lacks the peer."""
     with tempfile.TemporaryDirectory() as folder:
         asked = [python, str(Path(__file__)), "--measure", name, "--rows", str(n_rows), "--folder", folder]
-        environment = {**os.environ, "PYTHONPATH": "" if name in PEERS else os.pathsep.join(sys.path)}
+        own = name.startswith("vstore")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path) if own else ""}
         ended = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
     if ended.returncode == 3:
         return None
@@ -231,11 +283,12 @@ def main() -> None:
     if asked.child:
         child(asked.child)
         return
-    names = ("vstore", *PEERS)
+    names = ("vstore", *PEERS, *NOT_DURABLE)
+    pythons = {"vstore": sys.executable, "lancedb": asked.python, "chromadb": asked.chroma_python}
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(asked.rounds):
         for name in names:
-            rate = rate_of(name, asked.rows, asked.python if name in PEERS else sys.executable)
+            rate = rate_of(name, asked.rows, pythons[name.partition("-")[0]])
             rates[name] += [] if rate is None else [rate]
     medians = {name: statistics.median(found) for name, found in rates.items() if found}
     searches = search_p50s(asked.rows, asked.threads)
@@ -256,6 +309,9 @@ def main() -> None:
         measured = "not installed" if rate is None else f"{rate:,.0f}"
         judged = "-" if rate is None else said(own > rate)
         lines.append((f"  {PEERS[name]}", measured, "less", judged))
+    for name, words in NOT_DURABLE.items():
+        rate = medians.get(name)
+        lines.append((f"  {words}", "not installed" if rate is None else f"{rate:,.0f}", "-", "-"))
     p50s = f"{searches['busy_p50_ms']:.2f} / {searches['idle_p50_ms']:.2f} ms = {ratio:.2f}"
     lines.append(("search p50 ingesting / idle", p50s, f"{FLOOR_RATIO:.0f}", said(ratio <= FLOOR_RATIO)))
     print(table(lines))
@@ -283,7 +339,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1, help="of a build behind the searches")
-    parser.add_argument("--python", default=sys.executable, help="the peers' interpreter")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that has lancedb")
+    parser.add_argument("--chroma-python", default=sys.executable, help="the one that has chromadb")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--measure", choices=list(RATES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)

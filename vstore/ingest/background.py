@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
+
+
+NICENESS = 10
+"""How much later than others the thread gets a core that several want (`man 2 setpriority`)."""
+
+
+def _yield_to_others() -> None:
+    """Let searches and writes have the cores first; threads that this one starts do so too."""
+    if sys.platform == "linux":
+        # Linux keeps a niceness for each thread. Elsewhere the number would mean another process.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class Background:
@@ -51,6 +66,7 @@ class Background:
             self.wait()
 
     def _run(self) -> None:
+        _yield_to_others()
         while True:
             with self._lock:
                 if not self._jobs:

@@ -182,7 +182,9 @@ class CollectionView(Generic[S]):
 
     def _shards_without(self, keys: Keys) -> tuple[tuple[LiveShard[S], ...], int]:
         changed = [shard.without(keys) for shard in self.shards]
-        return tuple(shard for shard, _ in changed), sum(n for _, n in changed)
+        n_died = sum(n for _, n in changed)
+        # The same tuple where nothing died: what readers remember of it stays good.
+        return (tuple(shard for shard, _ in changed) if n_died else self.shards), n_died
 
 
 @dataclass(slots=True)
