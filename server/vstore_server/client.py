@@ -12,6 +12,7 @@ import grpc
 from vstore import IndexSettings, Record
 from vstore.catalog.garbage import Collected
 from vstore.catalog.pins import At, Snapshot
+from vstore.errors import UnknownField
 from vstore.filters import FilterLike
 from vstore.progress import progress_of
 from vstore.settings import Sleep, system_sleep
@@ -221,7 +222,16 @@ def _carried_out(
 
     @functools.wraps(make)
     def method(self: RemoteCollection, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._wire.run(make(self._calls, *args, **kwargs))
+        wire = self._wire
+        try:
+            request = make(self._calls, *args, **kwargs)
+        except UnknownField:
+            # Another handle may have added it since this one read the schema.
+            known = self.schema
+            if (wire.run(self._calls.describe())).schema == known:
+                raise
+            request = make(self._calls, *args, **kwargs)
+        return wire.run(request)
 
     return method
 
@@ -271,6 +281,8 @@ class RemoteCollection:
     upsert = _carried_out(CollectionCalls.upsert)
     update = _carried_out(CollectionCalls.update)
     delete = _carried_out(CollectionCalls.delete)
+    add_field = _carried_out(CollectionCalls.add_field)
+    drop_field = _carried_out(CollectionCalls.drop_field)
     flush = _carried_out(CollectionCalls.flush)
     compact = _carried_out(CollectionCalls.compact)
     tag = _carried_out(CollectionCalls.tag)

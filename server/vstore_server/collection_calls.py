@@ -7,7 +7,8 @@ raises the same error, before anything is sent. The server checks again; it trus
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,11 +17,12 @@ from vstore import BatchHits, Hits, Receipt, Record
 from vstore.errors import InvalidDocument, InvalidInput, InvalidSetting, ReadOnly
 from vstore.filters import FilterLike, compile_filter
 from vstore.ingest.inputs import as_documents, as_keys, as_vectors, check_unique, row_batch
+from vstore.ingest.schema import check_field
 from vstore.ingest.token import parse_token
 from vstore.ingest.update import Missing, as_changes, check_missing
 from vstore.query.request import CompiledFilters, check_k, search_request
 from vstore.rerank.stage import apply, as_stages, check_depth, depth_of
-from vstore.types import Document
+from vstore.types import Document, FieldType, Warmed
 from vstore_server import messages
 from vstore_server.calls import (
     Call,
@@ -150,6 +152,24 @@ class CollectionCalls:
         """As `vstore.Collection.compact`."""
         return self._watched("Compact", self._to_write(), progress, "compacting", self._saw)
 
+    def add_field(self, name: str, type: FieldType) -> Call[int]:
+        """As `vstore.Collection.add_field`."""
+        check_field(name, type)
+        return self._schema_change("AddField", {"name": name, "type": type})
+
+    def drop_field(self, name: str) -> Call[int]:
+        """As `vstore.Collection.drop_field`."""
+        return self._schema_change("DropField", {"name": name})
+
+    def _schema_change(self, method: str, fields: Message) -> Call[int]:
+        call = self._write(method, {**self._to_write(), **fields}, "version")
+
+        def read(answer: Message) -> int:
+            self.described = replace(self.described, schema=messages.read_schema(answer["schema"]))
+            return call.read(answer)
+
+        return replace(call, read=read)
+
     # Versions.
 
     def tag(self, tag: str, progress: Any = True) -> Watched[int]:
@@ -244,9 +264,21 @@ class CollectionCalls:
         message = self._query(query, k, filter, recall, ef)
         return Call("Explain", message, lambda answer: messages.read_receipt(read_value(answer, "receipt")))
 
-    def warm(self, progress: Any = True) -> Watched[int]:
+    def warm(
+        self,
+        progress: Any = True,
+        *,
+        filter: FilterLike = None,
+        shards: str | Sequence[str] | None = None,
+        max_bytes: int | None = None,
+        vectors: bool = False,
+    ) -> Watched[Warmed]:
         """As `vstore.Collection.warm`: it is the server's cache that is filled."""
-        return self._watched("Warm", self._to_read(), progress, "warming", self._result, "bytes")
+        message = self._with_filter(self._to_read(), filter)
+        if shards is not None:
+            message["shards"] = [shards] if isinstance(shards, str) else list(shards)
+        message |= {"max_bytes": max_bytes, "vectors": bool(vectors)}
+        return self._watched("Warm", message, progress, "warming", _read_warmed, "bytes")
 
     def scan_request(self, filter: FilterLike = None) -> bytes:
         """Return the request of a `Scan`."""
@@ -352,6 +384,11 @@ class CollectionCalls:
             "recall": request.recall,
             "ef": request.ef,
         }
+
+
+def _read_warmed(answer: Message) -> Warmed:
+    counts = {name: int(answer.get(name, 0)) for name in ("n_blocks", "n_requests", "n_left")}
+    return Warmed(int(read_value(answer, "result")), **counts)
 
 
 def _named_stages(rerank: Any) -> list[Any]:

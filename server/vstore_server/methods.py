@@ -50,6 +50,8 @@ METHODS: dict[str, Method] = {
         Method("Flush", "write", "upkeep", "progress"),
         Method("Compact", "admin", "upkeep", "progress"),
         Method("Warm", "read", "upkeep", "progress"),
+        Method("AddField", "admin", "write"),
+        Method("DropField", "admin", "write"),
         Method("Snapshots", "read", "search"),
         Method("Tag", "write", "upkeep", "progress"),
         Method("Untag", "write", "write"),

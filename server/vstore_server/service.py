@@ -78,6 +78,8 @@ class Service(VersionMethods):
             "Flush": self._flush,
             "Compact": self._compact,
             "Warm": self._warm,
+            "AddField": self._add_field,
+            "DropField": self._drop_field,
             "Snapshots": self._snapshots,
             "Tag": self._tag,
             "Untag": self._untag,
@@ -306,7 +308,9 @@ class Service(VersionMethods):
         return {"version_token": self._handles.get(name, refresh=True, at_least=at_least).version_token}
 
     def _warm(self, reader: Reader, call: Call) -> Message:
-        opened = self._reading(reader, call)
+        opened, filter = self._reading(reader, call), self._filter(reader)
+        shards, max_bytes = reader.items("shards", None), reader.whole("max_bytes", None)
+        vectors = reader.flag("vectors", False)
         reader.done()
         collection = opened()
 
@@ -314,7 +318,9 @@ class Service(VersionMethods):
             call.check()
             call.report(done, total)
 
-        return {"result": int(collection.warm(report))}
+        warmed = collection.warm(report, filter=filter, shards=shards, max_bytes=max_bytes, vectors=vectors)
+        counts = {"n_blocks": warmed.n_blocks, "n_requests": warmed.n_requests, "n_left": warmed.n_left}
+        return {"result": int(warmed), **counts}
 
     # A collection: writing.
 

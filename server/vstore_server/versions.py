@@ -1,17 +1,31 @@
-"""The methods about versions of a collection: snapshots, tags, restoring, and what nobody needs any more."""
+"""The methods about versions of a collection: its fields, snapshots, tags, restoring, and garbage."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from vstore_server.codec import Message
-from vstore_server.messages import Reader, snapshots_message
+from vstore_server.messages import Reader, schema_message, snapshots_message
 from vstore_server.methods import Call
 from vstore_server.requests import Requests, written
 
 
 class VersionMethods(Requests):
     """A part of the service."""
+
+    def _add_field(self, reader: Reader, call: Call) -> Message:
+        opened, name, kind = self._writing(reader, call), reader.text("name"), reader.text("type")
+        reader.done()
+        collection = opened()
+        version = collection.add_field(name, kind)
+        return written(collection, version=version, schema=schema_message(collection.schema))
+
+    def _drop_field(self, reader: Reader, call: Call) -> Message:
+        opened, name = self._writing(reader, call), reader.text("name")
+        reader.done()
+        collection = opened()
+        version = collection.drop_field(name)
+        return written(collection, version=version, schema=schema_message(collection.schema))
 
     def _snapshots(self, reader: Reader, call: Call) -> Message:
         name = self._name(reader, call)

@@ -61,6 +61,8 @@ REQUESTS = {
     "Delete": {"collection": "g", "ids": np.array([1])},
     "Update": {"collection": "g", "ids": [2], "attributes": [{"year": None}], "missing": "ignore"},
     "Scan": {"collection": "g", "filter": {"year": {"$eq": 1}}},
+    "AddField": {"collection": "g", "name": "price", "type": "float"},
+    "DropField": {"collection": "g", "name": "price"},
     "Tag": {"collection": "g", "tag": "golden"},
     "Snapshots": {"collection": "g"},
     "Restore": {"collection": "g", "at": "golden"},

@@ -388,3 +388,38 @@ def test_version_tokens(db, filled):
     with pytest.raises(errors.InvalidSetting, match="no version token"):
         other.refresh(at_least="yesterday")
     assert other.index == vstore.IndexSettings()
+
+
+def test_fields_come_and_go(db, filled):
+    other = db.collection(filled.name)
+    before = filled.version_token
+    assert filled.add_field("weight", "float") > 0
+    assert filled.schema.fields["weight"] == "float"
+    assert filled.version_token != before
+    # A handle that read the schema before finds the field by itself.
+    assert other.count(F.weight > 1) == 0
+    assert other.upsert([1], vectors(1), [{"weight": 2.5}]) == 1
+    assert filled.get([1])[0].attributes == {"weight": 2.5}
+    for call, error, message in (
+        (lambda: filled.add_field("weight", "float"), errors.InvalidInput, "weight"),
+        (lambda: filled.add_field("year", "str"), errors.FieldTypeError, "year"),
+        (lambda: filled.add_field("x", "decimal"), errors.FieldTypeError, "decimal"),
+        (lambda: filled.add_field("$x", "int"), errors.InvalidSetting, "begin"),
+        (lambda: filled.drop_field("wieght"), errors.UnknownField, "did you mean 'weight'"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    assert filled.drop_field("weight") > 0
+    assert "weight" not in filled.schema.fields
+    with pytest.raises(errors.UnknownField):
+        filled.count(F.weight > 1)
+
+
+def test_warming_in_parts(filled):
+    filled.flush()
+    whole = filled.warm(progress=False, filter=F.year > 2010, vectors=True)
+    assert type(whole) is vstore.types.Warmed
+    assert filled.warm(False, shards=[]).n_blocks == 0
+    with pytest.raises(errors.UnknownField):
+        filled.warm(filter=F.yeer > 1)
+    assert filled.warm(False, max_bytes=1) >= 0
