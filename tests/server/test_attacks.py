@@ -43,10 +43,9 @@ def nested(depth):
 
 @pytest.fixture(scope="module")
 def small_limits():
-    limits = Limits(
-        k=10, ef=50, filter_depth=4, filter_values=20, list_items=3, text_bytes=100, items=5000,
-        rerank_stages=2, rerank_depth=5, batch_queries=5, batch_answers=20, upsert_rows=10, ids=10, message_bytes=8192,
-    )  # fmt: skip
+    sizes = {"k": 10, "ef": 50, "filter_depth": 4, "filter_values": 20, "list_items": 3, "text_bytes": 100}
+    sizes |= {"items": 5000, "rerank_stages": 2, "rerank_depth": 5, "batch_queries": 5, "batch_answers": 20}
+    limits = Limits(**sizes, upsert_rows=10, ids=10, message_bytes=8192)
     with vstore.connect("memory://") as database:
         made = database.create_collection("c", dim=4, metric="l2", fields={"a": "int", "l": "list[int]"})
         made.upsert(range(10), X[:10], {"a": range(10)})
