@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -15,10 +16,12 @@ from vstore.catalog.garbage import Collected
 from vstore.catalog.pins import At, Snapshot
 from vstore.errors import UnknownField
 from vstore.filters import FilterLike
-from vstore.progress import progress_of
+from vstore.progress import Report, progress_of
 from vstore.types import FieldType, Metric, Schema
+from vstore.upkeep.report import VerifyReport
 from vstore_server import calls
 from vstore_server.calls import Call, Parts, Progressed, Request, Welcome
+from vstore_server.client import RemoteDatabase, Wire
 from vstore_server.codec import Limits
 from vstore_server.collection_calls import CollectionCalls
 from vstore_server.dial import Dial, Source, error_of
@@ -193,6 +196,28 @@ class AsyncDatabase:
     async def collect_garbage(self, name: str, *, dry_run: bool = False) -> Collected:
         """As `vstore.Database.collect_garbage`."""
         return await self._wire.run(calls.collect_call(name, dry_run))
+
+    async def verify(self, name: str | None = None, *, progress: Report | None = None) -> VerifyReport:
+        """As `RemoteDatabase.verify`."""
+        return await self._wire.run(calls.verify_call(name, progress))
+
+    async def export(self, name: str, path: str | os.PathLike[str], *, progress: Report | None = None) -> int:
+        """As `RemoteDatabase.export`, on a thread and a connection of its own: `progress` is called there."""
+        return await self._on_thread(lambda remote: remote.export(name, path, progress=progress))
+
+    async def import_collection(
+        self, path: str | os.PathLike[str], name: str, *, progress: Report | None = None
+    ) -> AsyncCollection:
+        """As `RemoteDatabase.import_collection`, on a thread and a connection of its own."""
+        await self._on_thread(lambda remote: remote.import_collection(path, name, progress=progress))
+        return await self.collection(name)
+
+    async def _on_thread(self, job: Callable[[RemoteDatabase], T]) -> T:
+        def run() -> T:
+            with RemoteDatabase(Wire(self._wire.dial), self.welcome) as remote:
+                return job(remote)
+
+        return await asyncio.to_thread(run)
 
     async def close(self) -> None:
         """End the connection."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from vstore import IndexSettings, Record
+from vstore import IndexSettings, Problem, Record, VerifyReport
 from vstore.catalog.garbage import Collected
 from vstore.catalog.pins import Snapshot
 from vstore.database import check_schema
@@ -261,6 +261,18 @@ def read_description(answer: Message) -> Description:
 def snapshots_call(name: str) -> Call[list[Snapshot]]:
     """Return the call of `snapshots`."""
     return Call("Snapshots", {"collection": name}, messages.read_snapshots)
+
+
+def verify_call(name: str | None, progress: Any) -> Watched[VerifyReport]:
+    """Return the call of `verify`."""
+    return Watched("Verify", {"collection": name}, _read_report, progress, "verifying", "bytes")
+
+
+def _read_report(answer: Message) -> VerifyReport:
+    given = dict(read_value(answer, "report"))
+    problems = [Problem(one["object"], one["reason"]) for one in given.pop("problems")]
+    known = {field.name for field in dataclasses.fields(VerifyReport)}
+    return VerifyReport(problems=problems, **{key: n for key, n in given.items() if key in known})
 
 
 def collect_call(name: str, dry_run: bool) -> Call[Collected]:

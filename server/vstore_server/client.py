@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,9 +16,12 @@ from vstore.catalog.garbage import Collected
 from vstore.catalog.pins import At, Snapshot
 from vstore.errors import UnknownField
 from vstore.filters import FilterLike
-from vstore.progress import progress_of
+from vstore.progress import Report, progress_of
 from vstore.settings import Sleep, system_sleep
 from vstore.types import FieldType, Metric, Schema
+from vstore.upkeep.folder import Export
+from vstore.upkeep.importing import import_export
+from vstore.upkeep.report import VerifyReport
 from vstore_server import calls
 from vstore_server.calls import Call, Parts, Progressed, Request, Welcome
 from vstore_server.codec import Limits
@@ -26,6 +31,7 @@ from vstore_server.errors import retry_delay_s
 from vstore_server.express import Express
 from vstore_server.messages import path_of
 from vstore_server.settings import ClientTLS
+from vstore_server.transfer import export_scan
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -120,7 +126,7 @@ class Wire:
         answer = stub(data, timeout=self.dial.timeout_s, metadata=self.dial.metadata)
         return calls.read_with(call, answer)
 
-    def receive(self, method: str, data: bytes) -> Iterator[bytes]:
+    def receive(self, method: str, data: bytes) -> Generator[bytes]:
         """Send one request and yield its answers as they come."""
         calls.check_open(self._closed, "the connection")
         stream = self._channel.unary_stream(path_of(method))(data, metadata=self.dial.metadata)
@@ -201,6 +207,30 @@ class RemoteDatabase:
     def collect_garbage(self, name: str, *, dry_run: bool = False) -> Collected:
         """As `vstore.Database.collect_garbage`."""
         return self._wire.run(calls.collect_call(name, dry_run))
+
+    def verify(self, name: str | None = None, *, progress: Report | None = None) -> VerifyReport:
+        """As `vstore.Database.verify`: the server reads; without a name, of all that there is."""
+        return self._wire.run(calls.verify_call(name, progress))
+
+    def export(self, name: str, path: str | os.PathLike[str], *, progress: Report | None = None) -> int:
+        """As `vstore.Database.export`, to a folder of this machine."""
+        collection = self.collection(name)
+        with closing(self._wire.receive("Scan", collection._calls.scan_request())) as answers:
+            return export_scan(name, collection._calls.described, answers, path, progress)
+
+    def import_collection(
+        self, path: str | os.PathLike[str], name: str, *, progress: Report | None = None
+    ) -> RemoteCollection:
+        """As `vstore.Database.import_collection`, from a folder of this machine."""
+
+        def create(export: Export) -> Any:
+            schema = export.schema
+            return self.create_collection(
+                name, dim=schema.dim, metric=schema.metric, fields=schema.fields, index=export.index
+            )
+
+        import_export(path, create, lambda: self.drop_collection(name), progress)
+        return self.collection(name)
 
     def close(self) -> None:
         """End the connection."""

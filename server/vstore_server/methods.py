@@ -57,6 +57,7 @@ METHODS: dict[str, Method] = {
         Method("Untag", "write", "write"),
         Method("Restore", "admin", "upkeep"),
         Method("CollectGarbage", "admin", "upkeep"),
+        Method("Verify", "admin", "upkeep", "progress"),
     )
 }
 """Every method of the service, by the name in its path."""

@@ -85,6 +85,7 @@ class Service(VersionMethods):
             "Untag": self._untag,
             "Restore": self._restore,
             "CollectGarbage": self._collect,
+            "Verify": self._verify,
         }
 
     def close(self) -> None:

@@ -1,10 +1,11 @@
-"""The methods about versions of a collection: its fields, snapshots, tags, restoring, and garbage."""
+"""The methods about versions of a collection: its fields, snapshots, tags, restoring, garbage and damage."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from vstore_server.codec import Message
+from vstore_server.errors import PermissionRefused
 from vstore_server.messages import Reader, schema_message, snapshots_message
 from vstore_server.methods import Call
 from vstore_server.requests import Requests, written
@@ -58,3 +59,18 @@ class VersionMethods(Requests):
         reader.done()
         found = self.database.collect_garbage(name, dry_run=dry_run)
         return {key: list(value) for key, value in dataclasses.asdict(found).items()}
+
+    def _verify(self, reader: Reader, call: Call) -> Message:
+        name: str | None = reader.text("collection", None)
+        reader.done()
+        if name is not None:
+            call.caller.check_collection(name)
+        elif not call.caller.sees_all:
+            raise PermissionRefused("this token does not reach every collection; name the one to verify")
+
+        def report(done: int, total: int) -> None:
+            call.check()
+            call.report(done, total)
+
+        found = self.database.verify(name, progress=report)
+        return {"result": found.ok, "report": dataclasses.asdict(found)}

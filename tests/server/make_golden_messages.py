@@ -68,6 +68,7 @@ REQUESTS = {
     "Restore": {"collection": "g", "at": "golden"},
     "Untag": {"collection": "g", "tag": "golden"},
     "CollectGarbage": {"collection": "g", "dry_run": True},
+    "Verify": {"collection": "g"},
     "DropCollection": {"collection": "g"},
 }
 """One request of each method, in an order in which each succeeds."""

@@ -200,7 +200,7 @@ _INTERNAL = (
 
 
 def test_failures_that_nobody_meant_say_nothing():
-    for error in (KeyError("secret"), RuntimeError("/var/lib/secret"), MemoryError("secret"), AssertionError()):
+    for error in (KeyError("secret"), RuntimeError("/var/secret"), MemoryError("secret"), AssertionError()):
         text = public_message(error, (), "id-1")
         assert "secret" not in text
         assert "id-1" in text

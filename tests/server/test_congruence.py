@@ -423,3 +423,37 @@ def test_warming_in_parts(filled):
     with pytest.raises(errors.UnknownField):
         filled.warm(filter=F.yeer > 1)
     assert filled.warm(False, max_bytes=1) >= 0
+
+
+def test_exports_and_imports(db, embedded, filled, tmp_path):
+    filled.flush()
+    filled.delete([0])
+    seen = []
+    assert db.export(filled.name, tmp_path / "new", progress=lambda *at: seen.append(at)) == N - 1
+    assert seen[-1] == (N - 1, N - 1)
+    for path in (tmp_path / "new", tmp_path / "new" / "rows.jsonl"):
+        with pytest.raises(errors.InvalidInput, match="needs a new or empty folder"):
+            db.export(filled.name, path)
+    with pytest.raises(errors.CollectionNotFound):
+        db.export("nothing-here", tmp_path / "other")
+    copy = db.import_collection(tmp_path / "new", f"{filled.name}-copy")
+    assert (copy.schema, copy.index) == (filled.schema, filled.index)
+    kept = {record.id: record for record in filled.scan()}
+    for record in copy.scan():
+        assert (record.attributes, record.document) == (kept[record.id].attributes, kept[record.id].document)
+        np.testing.assert_array_equal(record.vector, kept.pop(record.id).vector)
+    assert not kept
+    with pytest.raises(errors.CollectionExists):
+        db.import_collection(tmp_path / "new", filled.name)
+    with pytest.raises(errors.InvalidInput):
+        db.import_collection(tmp_path / "nowhere", "anything")
+
+
+def test_verifying(db, filled):
+    filled.flush()
+    report = db.verify(filled.name)
+    assert type(report) is vstore.VerifyReport
+    assert report.ok
+    assert (report.collections, report.n_rows) == ([filled.name], N)
+    with pytest.raises(errors.CollectionNotFound):
+        db.verify("nothing-here")

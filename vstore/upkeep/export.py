@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from vstore.cache import BlockCache
 from vstore.catalog import Catalog
-from vstore.errors import InvalidInput, StorageError
+from vstore.errors import InvalidInput, StorageError, VstoreError
 from vstore.format.columns import column_values
 from vstore.format.manifest import Manifest, ShardEntry
 from vstore.format.rows import RowBatch
@@ -23,7 +24,11 @@ from vstore.progress import Report
 from vstore.settings import Settings
 from vstore.shard import sections
 from vstore.shard.reader import Shard
+from vstore.types import Attributes, Document, Float32s, Key
 from vstore.upkeep.folder import COLLECTION, ROWS, VECTORS, Export, FileCheck, encode_export, encode_row
+
+ExportBatch = tuple[Float32s, list[tuple[Key, Attributes, Document | None]]]
+"""float32[n, dim], and of each row its id, attributes and document."""
 
 BATCH_BYTES = 16 << 20
 MAX_BATCH_ROWS = 4096
@@ -55,13 +60,33 @@ def export_collection(
         return Shard(entry, manifest.schema, manifest.id_kind, catalog.store, cache)
 
     view = load_view(catalog, name, settings, open_shard=open_shard)
+    manifest = view.manifest
+    described = Export(manifest.name, view.schema, manifest.index, view.n_live, {})
+    return write_export(described, _row_batches(view), path, progress)
+
+
+def write_export(
+    described: Export, batches: Iterable[ExportBatch], path: str | os.PathLike[str], progress: Report | None
+) -> int:
+    """Write rows to a new folder; return their number.
+
+    Args:
+        described: name, schema, index settings and number of the rows; the files are still to be written.
+        batches: the rows.
+        path: a folder that does not exist, or is empty.
+        progress: called with (rows written, rows in all).
+
+    Raises:
+        InvalidInput: the folder is not empty, or is none.
+        StorageError: the folder cannot be written.
+    """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise InvalidInput(f"{folder} is not empty; an export needs a new or empty folder")
-        return _write(view, folder, progress or (lambda done, total: None))
-    except StorageError:
+        return _write(described, batches, folder, progress or (lambda done, total: None))
+    except VstoreError:
         raise
     except FileExistsError as error:
         raise InvalidInput(f"{folder} is a file; an export needs a new or empty folder") from error
@@ -69,27 +94,33 @@ def export_collection(
         raise StorageError(f"the export to {folder} cannot be written: {error}") from error
 
 
-def _write(view: CollectionView[Shard], folder: Path, progress: Report) -> int:
-    n_done, schema = 0, view.schema
-    progress(0, view.n_live)
+def _write(described: Export, batches: Iterable[ExportBatch], folder: Path, progress: Report) -> int:
+    n_done, n_rows, fields = 0, described.n_rows, tuple(described.schema.fields)
+    progress(0, n_rows)
     with _Output(folder / VECTORS) as vectors, _Output(folder / ROWS) as rows:
-        vectors.write(_npy_header(view.n_live, schema.dim))
-        for batch in _batches(view):
-            vectors.write(np.ascontiguousarray(batch.vectors, dtype="<f4").tobytes())
-            names = list(batch.columns)
-            columns = [column_values(batch.columns[name]) for name in names]
-            keys = batch.keys.tolist() if isinstance(batch.keys, np.ndarray) else batch.keys
-            for row, key in enumerate(keys):
-                values = {name: column[row] for name, column in zip(names, columns, strict=True)}
-                rows.write(encode_row(key, values, batch.documents[row] if batch.documents else None))
-            n_done += batch.n
-            progress(n_done, view.n_live)
+        vectors.write(_npy_header(n_rows, described.schema.dim))
+        for matrix, batch in batches:
+            vectors.write(np.ascontiguousarray(matrix, dtype="<f4").tobytes())
+            for key, attributes, document in batch:
+                rows.write(encode_row(key, {name: attributes.get(name) for name in fields}, document))
+            n_done += len(batch)
+            progress(n_done, n_rows)
         checks = {VECTORS: vectors.finish(), ROWS: rows.finish()}
-    manifest = view.manifest
     with _Output(folder / COLLECTION) as description:
-        description.write(encode_export(Export(manifest.name, schema, manifest.index, n_done, checks)))
+        description.write(encode_export(replace(described, n_rows=n_done, files=checks)))
         description.finish()
     return n_done
+
+
+def _row_batches(view: CollectionView[Shard]) -> Iterator[ExportBatch]:
+    for batch in _batches(view):
+        names = list(batch.columns)
+        columns = [column_values(batch.columns[name]) for name in names]
+        keys = batch.keys.tolist() if isinstance(batch.keys, np.ndarray) else batch.keys
+        values = zip(*columns, strict=True) if columns else [()] * batch.n
+        documents = batch.documents or [None] * batch.n
+        attributes = (dict(zip(names, row, strict=True)) for row in values)
+        yield batch.vectors, list(zip(keys, attributes, documents, strict=True))
 
 
 def _batches(view: CollectionView[Shard]) -> Iterator[RowBatch]:
