@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vstore.catalog import layout
-from vstore.catalog.pins import At, delete_tag
+from vstore.catalog.pins import At, Lease, delete_tag
 from vstore.errors import InvalidInput
 from vstore.filters import FilterLike, compile_filter
 from vstore.handle import Handle, Parts
@@ -222,7 +222,13 @@ class Collection(Handle):
         """
         with self._writing() as writer:
             snapshot = Collection(self._name, self._parts, at)
-            version = writer.restore(snapshot._view())
+            lease = snapshot._lease
+            if lease is None:
+                # The tag keeps its version, unless somebody unties it meanwhile.
+                manifest = snapshot._view().manifest
+                lease = Lease(self._parts.catalog, manifest, self._parts.settings, tag=str(at))
+            version = writer.restore(snapshot._view(), lease)
+            lease.release()
             # After a failure the lease stays until it ends: the commit may land yet.
             snapshot.close()
             return version

@@ -235,7 +235,7 @@ def test_the_manifests_of_a_dropped_collection_are_garbage_and_its_fences_are_no
     store = catalog.store
     fence = f"{layout.log_prefix('c', 'id1')}{2:020d}"
     store.put(fence, b"x")
-    catalog.drop("c", 2000.0, keep=[fence])
+    catalog.drop("c", 2000.0, fences=[2])
     assert garbage.collect(catalog, "c", 100.0, lambda: 9000.0).manifests == (layout.manifest_key("c", 1),)
     assert catalog.load("c") is None
     catalog.create(manifest(collection_id="id2", created_at=3000.0))

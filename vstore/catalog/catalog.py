@@ -10,10 +10,11 @@ import contextlib
 import dataclasses
 import json
 import uuid
-from collections.abc import Collection
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from vstore.catalog import layout
+from vstore.catalog.fences import fences_of, with_fences
 from vstore.catalog.invariants import check_manifest, check_succession
 from vstore.errors import (
     CollectionExists,
@@ -25,6 +26,7 @@ from vstore.errors import (
     ObjectExists,
     ObjectNotFound,
     StorageError,
+    StoreUnavailable,
     UnsupportedVersion,
     nearest,
 )
@@ -32,7 +34,7 @@ from vstore.format.frame import VERSION
 from vstore.format.manifest import Manifest
 from vstore.format.manifest_codec import decode_manifest, encode_manifest
 from vstore.storage.base import ByteRange, ObjectStore
-from vstore.storage.probe import probe_create_only
+from vstore.storage.probe import is_empty, probe_create_only
 
 _RELOADS = 5
 
@@ -54,7 +56,7 @@ class Catalog:
         try:
             data = self.store.get(layout.MARKER)
         except ObjectNotFound:
-            if self.store.list():
+            if not is_empty(self.store):
                 raise NotAStore(
                     f"{self.store.url} holds files but no {layout.MARKER}: it is no vstore store; "
                     "give an empty or new place"
@@ -188,28 +190,40 @@ class Catalog:
             if version is not None:
                 latest[name] = max(latest.get(name, 0), version)
         keys = {name: layout.manifest_key(name, version) for name, version in latest.items()}
-        stored = self.store.get_many([ByteRange(key) for key in keys.values()])
+        try:
+            stored = self.store.get_many([ByteRange(key) for key in keys.values()])
+        except ObjectNotFound:
+            # One was superseded and collected since the listing.
+            return [name for name in sorted(latest) if self.load(name) is not None]
         return sorted(
             name
             for (name, key), data in zip(keys.items(), stored, strict=True)
             if not decode_manifest(data, f"{self.store.url}: {key}").dropped
         )
 
-    def drop(self, name: str, now: float, keep: Collection[str] = ()) -> None:
+    def drop(self, name: str, now: float, fences: Iterable[int] = (), epoch: int | None = None) -> None:
         """Drop a collection: gone with one commit, then its data is deleted.
+
+        Should the deletion fail, garbage collection ends it.
 
         Args:
             name: the collection.
             now: seconds since the epoch.
-            keep: keys that stay: the log's fences, without which a writer that slept through the drop
+            fences: records of the log that stay: without them a writer that slept through the drop
                 could have a write acknowledged that nobody will ever read.
+            epoch: of the caller, whose fence ends the log; a writer that came after has not been fenced.
 
         Raises:
             CollectionNotFound: it does not exist.
-            CommitConflict: somebody committed meanwhile, again and again.
+            CommitConflict: somebody committed meanwhile, again and again, or took the collection over.
         """
         for attempt in range(_RELOADS):
             before = self.require(name)
+            if epoch is not None and before.writer_epoch != epoch:
+                raise CommitConflict(
+                    f"{self.store.url}: collection {name!r} was taken over by a writer of epoch "
+                    f"{before.writer_epoch} while one of epoch {epoch} dropped it: drop it again"
+                )
             gone = dataclasses.replace(
                 before,
                 version=before.version + 1,
@@ -218,7 +232,7 @@ class Catalog:
                 dropped=True,
                 created_at=now,
                 write_id=uuid.uuid4().hex,
-                properties={},
+                properties=with_fences({}, fences),
             )
             try:
                 self.commit(gone)
@@ -226,14 +240,49 @@ class Catalog:
             except CommitConflict:
                 if attempt == _RELOADS - 1:
                     raise
-        prefix = layout.data_prefix(name, before.collection_id)
-        self.store.delete([info.key for info in self.store.list(prefix) if info.key not in keep])
+        self.store.delete(self.left_of(gone))
+
+    def left_of(self, dropped: Manifest) -> list[str]:
+        """Return the keys of a dropped collection's data, less its fences."""
+        prefix = layout.data_prefix(dropped.name, dropped.collection_id)
+        log = layout.log_prefix(dropped.name, dropped.collection_id)
+        keep = {layout.log_key(log, seq) for seq in fences_of(dropped)}
+        return [info.key for info in self.store.list(prefix) if info.key not in keep]
 
     def versions(self, name: str) -> list[int]:
-        """Return the versions whose manifests are kept, ascending."""
+        """Return the versions that are kept, ascending and without holes.
+
+        Garbage goes oldest first and so leaves no hole. What stands before one came into a number that was
+        collected, from a commit that was on its way for very long: it never was a version of the collection.
+        """
+        stored = self.stored_versions(name)
+        first = len(stored) - 1
+        while first > 0 and stored[first - 1] == stored[first] - 1:
+            first -= 1
+        return stored[max(first, 0) :]
+
+    def stored_versions(self, name: str) -> list[int]:
+        """Return the numbers of all manifests that are stored, ascending."""
         prefix = layout.manifest_prefix(layout.check_name(name))
         found = [layout.number_of(info.key[len(prefix) :]) for info in self.store.list(prefix)]
         return sorted(version for version in found if version is not None)
+
+    def newer(self, name: str, version: int) -> list[Manifest]:
+        """Return the manifests after a version, ascending, past every listing that may be stale.
+
+        Raises:
+            StoreUnavailable: the version itself is gone, so newer ones may have come and gone too.
+        """
+        found: list[Manifest] = []
+        while (after := self._read(name, version + len(found) + 1)) is not None:
+            found.append(after)
+        last = version + len(found)
+        if self.store.head(layout.manifest_key(name, last)) is None:
+            raise StoreUnavailable(
+                f"{self.store.url}: version {last} of collection {name!r} was collected while the versions "
+                "after it were looked for; try again"
+            )
+        return found
 
     def history(self, name: str) -> list[Manifest]:
         """Return the manifests that are kept, ascending, those of dropped collections included.
@@ -260,8 +309,9 @@ class Catalog:
             # Missing: listed, superseded and collected since; what superseded it is listed next time.
             if manifest is not None:
                 return manifest
-        raise CorruptData(
-            f"{self.store.url}: manifests of {name!r} are listed but cannot be read; list and get disagree"
+        raise StoreUnavailable(
+            f"{self.store.url}: manifests of {name!r} are listed but gone when read, {_RELOADS} times over; "
+            "the store's listings are out of date: try again"
         )
 
     def _read(self, name: str, version: int) -> Manifest | None:

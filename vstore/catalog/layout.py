@@ -57,6 +57,11 @@ def number_of(tail: str) -> int | None:
     return int(tail) if _NUMBER.fullmatch(tail) else None
 
 
+def all_data_prefix(name: str) -> str:
+    """Return what the names of all data begin with, of every collection that ever had this name."""
+    return f"data/{name}/"
+
+
 def data_prefix(name: str, collection_id: str) -> str:
     """Return what the names of all of a collection's data begin with."""
     return f"data/{name}/{collection_id}/"
@@ -65,6 +70,11 @@ def data_prefix(name: str, collection_id: str) -> str:
 def log_prefix(name: str, collection_id: str) -> str:
     """Return what the names of a collection's log records begin with."""
     return f"{data_prefix(name, collection_id)}log/"
+
+
+def log_key(prefix: str, seq: int) -> str:
+    """Return the name of log record `seq` under `prefix`, which ends in "/"."""
+    return f"{prefix}{seq:020d}"
 
 
 def shard_key(name: str, collection_id: str, shard_id: str) -> str:

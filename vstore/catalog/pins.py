@@ -179,36 +179,66 @@ def delete_tag(catalog: Catalog, name: str, tag: str) -> None:
 class Lease:
     """Keeps a version from garbage collection while somebody reads it. Thread-safe.
 
+    Args:
+        catalog: of the store.
+        manifest: the version's.
+        settings: `lease_s` and `clock`.
+        unique: an id that no other lease has.
+        tag: the tag that the manifest was found under; then it, and not the version, must still be there.
+
     Raises:
         SnapshotNotFound: the version was collected before the lease was there.
         StorageError: the lease could not be written.
     """
 
     def __init__(
-        self, catalog: Catalog, manifest: Manifest, settings: Settings, unique: str | None = None
+        self,
+        catalog: Catalog,
+        manifest: Manifest,
+        settings: Settings,
+        unique: str | None = None,
+        *,
+        tag: str | None = None,
     ) -> None:
         self._catalog = catalog
         self._manifest = manifest
         self._settings = settings
         self._key = layout.lease_key(manifest.name, manifest.collection_id, unique or uuid.uuid4().hex)
         self._lock = threading.Lock()
-        self._renew_at = 0.0
-        self._put()
-        if catalog.store.head(layout.manifest_key(manifest.name, manifest.version)) is None:
-            self.release()
-            raise _gone(catalog, manifest.name, manifest.version)
+        self._source = layout.manifest_key(manifest.name, manifest.version)
+        if tag is not None:
+            self._source = layout.tag_key(manifest.name, manifest.collection_id, tag)
+        self._renew_at = self._ends_at = 0.0
+        self.hold()
 
     def renew(self) -> None:
-        """Extend the lease where half of its time is over; a failure is logged, and tried again."""
+        """Extend the lease where half of its time is over; a failure is logged, and tried again.
+
+        Raises:
+            SnapshotNotFound: the lease had ended, and the version was collected.
+        """
         if self._settings.clock() < self._renew_at:
             return
+        try:
+            self.hold()
+        except StorageError as error:
+            log.warning("collection %r: a lease was not renewed: %s", self._manifest.name, error)
+
+    def hold(self) -> None:
+        """Let the lease end `lease_s` from now.
+
+        Raises:
+            SnapshotNotFound: the lease had ended, and the version was collected.
+            StorageError: the lease could not be written.
+        """
         with self._lock:
-            if self._settings.clock() < self._renew_at:
+            lapsed = self._settings.clock() > self._ends_at
+            self._put()
+            catalog, manifest = self._catalog, self._manifest
+            if not lapsed or catalog.store.head(self._source) is not None:
                 return
-            try:
-                self._put()
-            except StorageError as error:
-                log.warning("collection %r: a lease was not renewed: %s", self._manifest.name, error)
+        self.release()
+        raise _gone(catalog, manifest.name, manifest.version)
 
     def release(self) -> None:
         """Let the version go; what cannot be deleted ends by itself."""
@@ -222,6 +252,7 @@ class Lease:
         stored = {"expires_at": now + self._settings.lease_s, "manifest": encode_manifest(self._manifest)}
         self._catalog.store.put(self._key, encode_frame(MAGIC, pack(stored)))
         self._renew_at = now + self._settings.lease_s / 2
+        self._ends_at = now + self._settings.lease_s
 
 
 def _gone(catalog: Catalog, name: str, version: int) -> SnapshotNotFound:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vstore.catalog import Catalog
+from vstore.catalog.layout import manifest_key
 from vstore.errors import CommitConflict, WriterFenced
 from vstore.format.manifest import Manifest
 from vstore.settings import Settings
@@ -24,8 +25,12 @@ def commit(catalog: Catalog, manifest: Manifest) -> None:
         CommitConflict: there is a later one.
     """
     catalog.commit(manifest)
-    latest = catalog.versions(manifest.name)[-1]
-    if latest != manifest.version:
+    before = manifest.version - 1
+    if not before or catalog.store.head(manifest_key(manifest.name, before)) is not None:
+        # Garbage goes oldest first: while the version before is there, this number was never collected.
+        return
+    latest = max(catalog.stored_versions(manifest.name), default=manifest.version)
+    if latest > manifest.version:
         raise CommitConflict(
             f"{catalog.store.url}: version {manifest.version} of collection {manifest.name!r} came after "
             f"version {latest}: somebody else published meanwhile; reload and try again"
@@ -55,4 +60,12 @@ def take_over(catalog: Catalog, name: str, settings: Settings, new_id: Callable[
     raise WriterFenced(
         f"{catalog.store.url}: {MAX_ATTEMPTS} other writers took collection {name!r} over while this one "
         "tried; a collection has one writer at a time: see that not several processes open it to write"
+    )
+
+
+def overtaken(catalog: Catalog, manifest: Manifest, epoch: int) -> WriterFenced:
+    """Return the error for a writer that another of this epoch overtook while it opened the collection."""
+    return WriterFenced(
+        f"{catalog.store.url}: collection {manifest.name!r} was taken over by a writer of epoch {epoch} "
+        f"while this one, of epoch {manifest.writer_epoch}, was opening it: open it again to write"
     )

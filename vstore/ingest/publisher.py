@@ -11,7 +11,7 @@ from typing import Generic
 from vstore.catalog import Catalog, garbage
 from vstore.catalog.fences import with_fences
 from vstore.catalog.invariants import RESTORED
-from vstore.catalog.pins import put_tag
+from vstore.catalog.pins import Lease, put_tag
 from vstore.errors import Closed, CommitConflict, InvalidInput, StorageError, StoreUnavailable, WriterFenced
 from vstore.format.log_record import LogRecord
 from vstore.format.manifest import Manifest, ShardEntry
@@ -58,6 +58,7 @@ class Publisher(Generic[S]):
         self._upkeep = threading.Lock()
         self._tail: Tail[S] | None = None
         self._commit_unsettled = False
+        self._change_unsettled = False
         self._closed = False
 
     def view(self) -> CollectionView[S]:
@@ -102,16 +103,24 @@ class Publisher(Generic[S]):
 
         Raises: as `flush`; InvalidInput: the tag exists.
         """
+        self._settle_change()
         with self._upkeep:
             self._flush(progress)
+            with self._lock:
+                self._ready()
+                self._wal.check()
             manifest = self._view.manifest
             put_tag(self._catalog, manifest, name)
             return manifest.version
 
-    def restore(self, snapshot: CollectionView[S]) -> int:
+    def restore(self, snapshot: CollectionView[S], lease: Lease) -> int:
         """Bring a snapshot back as the newest version; return that version. What came after it is gone.
 
-        Raises: as `flush`; InvalidInput: the snapshot has another schema.
+        Args:
+            snapshot: as it was opened.
+            lease: on it, which the caller releases on return, and leaves to its end after an error.
+
+        Raises: as `flush`; InvalidInput: the snapshot has another schema; SnapshotNotFound: it was collected.
         """
         source = snapshot.manifest
         with self._upkeep:
@@ -125,7 +134,11 @@ class Publisher(Generic[S]):
                     )
                 note = {RESTORED: f"{source.version} as {now.version + 1}"}
                 base = replace(view, manifest=replace(now, properties={**now.properties, **note}))
-                if self._publish(base, snapshot.shards, entries=source.shards):
+                lease.hold()
+                self._change_unsettled = True
+                published = self._publish(base, snapshot.shards, entries=source.shards)
+                self._change_unsettled = False
+                if published:
                     return self._view.manifest.version
         raise self._lost_races("call restore again")
 
@@ -162,18 +175,18 @@ class Publisher(Generic[S]):
                         created_at=self._settings.clock(),
                         write_id=self._shard_writer.new_id(),
                     )
-                    self._commit_unsettled = True
+                    self._commit_unsettled = self._change_unsettled = True
                     try:
                         commit(self._catalog, wanted)
                     except CommitConflict:
                         pass
                     else:
-                        self._commit_unsettled = False
+                        self._commit_unsettled = self._change_unsettled = False
                         self._view = self._under(wanted)
                         self._tail = None
                         return wanted.version
                 self._reload(now.version)
-                self._commit_unsettled = False
+                self._commit_unsettled = self._change_unsettled = False
         raise self._lost_races("call again")
 
     def _under(self, manifest: Manifest) -> CollectionView[S]:
@@ -206,6 +219,18 @@ class Publisher(Generic[S]):
             # An interrupt may have come after the record was shown.
             shown = landed.seq < self._view.seq
             self._show(self._view if shown else replayed(self._view, [landed]), landed)
+
+    def _settle_change(self) -> None:
+        """Find out what became of a restore, or of a change of fields, that failed.
+
+        A write must not build on what it replaced: rows that it brought back would not be seen to be there.
+        """
+        while self._change_unsettled and not self._closed:
+            with self._upkeep:
+                if self._change_unsettled:
+                    view = self._freeze()
+                    self._publish(view, self._shard_writer.flushed(view, None))
+                    self._change_unsettled = False
 
     def _fullness(self) -> float:
         memtable = self._view.memtable
@@ -295,14 +320,19 @@ class Publisher(Generic[S]):
             )
         with self._lock:
             self._ready()
-            self._view = open_view(
+            view = open_view(
                 self._catalog,
                 manifest,
                 self._settings,
                 open_shard=self._shard_writer.open_shard,
                 previous=self._view,
             )
-            self._tail = None
+            if view.seq != self._wal.seq:
+                raise StoreUnavailable(
+                    f"collection {manifest.name!r}: the log is listed up to record {view.seq - 1}, and this "
+                    f"writer wrote record {self._wal.seq - 1}; the listing is out of date: try again"
+                )
+            self._view, self._tail = view, None
 
     def _collect(self) -> None:
         try:

@@ -53,6 +53,9 @@ def load_view(
         StoreUnavailable: a new manifest came out during each of several attempts.
     """
     manifest = manifest or catalog.require(name)
+    if previous is not None and previous.manifest.version > manifest.version:
+        # A listing that is out of date must not take a reader back.
+        manifest = previous.manifest
     for _ in range(MAX_RESTARTS):
         try:
             view = open_view(catalog, manifest, settings, open_shard=open_shard, previous=previous)

@@ -6,16 +6,19 @@ import threading
 from typing import Generic, TypeVar
 
 from vstore.catalog import Catalog
-from vstore.catalog.layout import log_prefix
+from vstore.errors import CommitConflict
 from vstore.ingest.background import Background
 from vstore.ingest.flush import BuildShard
 from vstore.ingest.reader import OpenShard
 from vstore.ingest.view import ShardLike
-from vstore.ingest.wal import log_key
 from vstore.ingest.writer import Writer
 from vstore.settings import Settings
 
 S = TypeVar("S", bound=ShardLike)
+
+
+MAX_DROPS = 8
+"""Times that a collection is taken over to be dropped."""
 
 
 class WriterRegistry(Generic[S]):
@@ -67,11 +70,19 @@ class WriterRegistry(Generic[S]):
 
         Raises:
             CollectionNotFound: there is none of that name.
+            CommitConflict: others took the collection over, again and again.
         """
-        view = self.acquire(name).view()
-        prefix = log_prefix(name, view.manifest.collection_id)
-        self.release(name)
-        self._catalog.drop(name, self._settings.clock(), keep={log_key(prefix, seq) for seq in view.fences})
+        for attempt in range(MAX_DROPS):
+            view = self.acquire(name).view()
+            self.release(name)
+            epoch = view.manifest.writer_epoch
+            try:
+                self._catalog.drop(name, self._settings.clock(), fences=view.fences, epoch=epoch)
+                return
+            except CommitConflict:
+                # Another writer came after our fence: what it wrote must meet one too.
+                if attempt == MAX_DROPS - 1:
+                    raise
 
     def close(self) -> None:
         """Close every writer; nothing is lost, since every write was durable when it returned.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from vstore.catalog.layout import number_of
+from vstore.catalog.layout import log_key, number_of
 from vstore.errors import CorruptData, ObjectExists, WriterFenced
 from vstore.format.log_record import DeleteBatch, LogRecord, UpsertBatch, decode_log_record, encode_log_record
 from vstore.storage.base import ByteRange, ObjectStore
@@ -18,13 +18,6 @@ from vstore.storage.base import ByteRange, ObjectStore
 READ_BYTES = 64 << 20
 """Replay fetches about this many bytes of records in one parallel round."""
 READ_RECORDS = 256
-
-SEQ_DIGITS = 20
-
-
-def log_key(prefix: str, seq: int) -> str:
-    """Return the name of log record `seq` under `prefix`, which ends in "/"."""
-    return f"{prefix}{seq:0{SEQ_DIGITS}d}"
 
 
 def replay(store: ObjectStore, prefix: str, from_seq: int) -> Iterator[LogRecord]:
@@ -106,6 +99,11 @@ class WriteAheadLog:
         record = LogRecord(self._seq, self._epoch, self._new_id(), "write", tuple(batches))
         self._put(record)
         return record
+
+    def check(self) -> None:
+        """Raise WriterFenced where another writer has taken the log over; nothing may be unsettled."""
+        if self._store.head(self._key) is not None:
+            raise self._fenced(self._read())
 
     def confirm(self) -> None:
         """Move past the record that was written: it is in the view now. An interrupt in here does no harm."""

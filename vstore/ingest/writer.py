@@ -11,17 +11,18 @@ from vstore.catalog import Catalog
 from vstore.catalog.layout import log_prefix
 from vstore.errors import (
     Closed,
+    CorruptData,
     DimensionMismatch,
+    ObjectNotFound,
     StorageError,
     VstoreError,
-    WriterFenced,
 )
 from vstore.format.log_record import LogRecord, UpsertBatch
 from vstore.format.rows import RowBatch
 from vstore.ingest.background import Background
 from vstore.ingest.batches import Keys, Progress, owned
 from vstore.ingest.batches import size_bytes as size_of
-from vstore.ingest.commit import take_over
+from vstore.ingest.commit import overtaken, take_over
 from vstore.ingest.flush import BuildShard, ShardWriter
 from vstore.ingest.groups import Batch, Write, WriteQueue, check_write_bytes, interrupted
 from vstore.ingest.publisher import Publisher
@@ -82,13 +83,17 @@ class Writer(Publisher[S]):
             CorruptData, StorageError: the collection cannot be read.
         """
         manifest = take_over(catalog, name, settings, new_id)
-        view = open_view(catalog, manifest, settings, open_shard=open_shard)
+        try:
+            view = open_view(catalog, manifest, settings, open_shard=open_shard)
+        except (CorruptData, ObjectNotFound):
+            # Another may have taken over, or dropped it, and collected what this manifest names.
+            newest = catalog.require(name).writer_epoch
+            if newest == manifest.writer_epoch:
+                raise
+            raise overtaken(catalog, manifest, newest) from None
         if view.epoch > manifest.writer_epoch:
             # Its fence is in the log already: one of this epoch behind it would make the log fall back.
-            raise WriterFenced(
-                f"{catalog.store.url}: collection {name!r} was taken over by a writer of epoch {view.epoch} "
-                f"while this one, of epoch {manifest.writer_epoch}, was opening it: open it again to write"
-            )
+            raise overtaken(catalog, manifest, view.epoch)
         wal = WriteAheadLog(
             catalog.store,
             log_prefix(name, manifest.collection_id),
@@ -174,9 +179,12 @@ class Writer(Publisher[S]):
         self._make_room(progress)
         self._queue.add(write)
         try:
-            with self._lock:
-                while not write.done:
-                    self._write_group(self._queue.take_group())
+            while not write.done:
+                self._settle_change()
+                with self._lock:
+                    # A change that failed since is settled first.
+                    while not write.done and (self._closed or not self._change_unsettled):
+                        self._write_group(self._queue.take_group())
         finally:
             # An interrupt while waiting for the lock: the write must not happen behind its caller's back.
             if not write.done:
@@ -211,6 +219,9 @@ class Writer(Publisher[S]):
         if batches:
             record = self._append(batches)
             self._show(replace(view, seq=record.seq + 1, n_unflushed=view.n_unflushed + 1), record)
+        elif group:
+            # Who has nothing to log learns from no put that another writer has taken over.
+            self._wal.check()
         for write in group:
             if not write.done:
                 write.finish()

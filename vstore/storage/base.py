@@ -85,3 +85,12 @@ class ObjectStore(Protocol):
     def close(self) -> None:
         """Release threads and connections."""
         ...
+
+
+@runtime_checkable
+class Peeking(Protocol):
+    """A store that can say whether it holds anything without listing all of it."""
+
+    def first(self, prefix: str = "") -> ObjectInfo | None:
+        """Return one object whose key begins with `prefix`, or None where there is none."""
+        ...

@@ -144,6 +144,12 @@ class LocalStore:
             found = [info for info in self._walk(parent) if info.key.startswith(prefix)]
         return sorted(found, key=lambda info: info.key)
 
+    def first(self, prefix: str = "") -> ObjectInfo | None:
+        """Return one object whose key begins with `prefix`; see Peeking.first."""
+        parent = check_prefix(prefix).rpartition("/")[0]
+        with self._translated("list", prefix):
+            return next((info for info in self._walk(parent) if info.key.startswith(prefix)), None)
+
     def delete(self, keys: Sequence[str]) -> None:
         """Delete the objects, and directories that become empty; absent ones are no error."""
         paths = {key: self._path(check_key(key)) for key in keys}

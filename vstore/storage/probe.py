@@ -1,11 +1,16 @@
-"""Ask a store whether its create-only put is one: some S3 servers ignore the condition, and lose commits."""
+"""Ask a store whether it is empty, and whether its create-only put is one, which some servers ignore."""
 
 from __future__ import annotations
 
 import secrets
 
 from vstore.errors import ObjectExists, StorageError
-from vstore.storage.base import ObjectStore
+from vstore.storage.base import ObjectStore, Peeking
+
+
+def is_empty(store: ObjectStore) -> bool:
+    """Return whether a store holds no object, by one small request where it can be asked so."""
+    return store.first() is None if isinstance(store, Peeking) else not store.list()
 
 
 def probe_create_only(store: ObjectStore, prefix: str = "") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -244,20 +244,28 @@ class S3Store:
         """Return the objects whose key begins with `prefix`, sorted; see ObjectStore.list."""
         self._check_open()
         check_prefix(prefix)
-        found = []
+        found = list(self._listed(prefix, 1000))
+        self._bucket_seen = True
+        # Servers differ in the order of "a-1" and "a/b"; Python's order of str is that of UTF-8's bytes.
+        return sorted(found, key=lambda info: info.key)
+
+    def first(self, prefix: str = "") -> ObjectInfo | None:
+        """Return one object whose key begins with `prefix`; see Peeking.first."""
+        self._check_open()
+        check_prefix(prefix)
+        return next(self._listed(prefix, 2), None)
+
+    def _listed(self, prefix: str, page_keys: int) -> Iterator[ObjectInfo]:
         with translated(self._where, f"list {prefix!r}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._root + prefix
+                Bucket=self._bucket, Prefix=self._root + prefix, PaginationConfig={"PageSize": page_keys}
             )
             for page in pages:
                 for item in page.get("Contents", []):
                     key = item["Key"][len(self._root) :]
                     # Consoles make "folders": empty objects whose name ends in a slash.
                     if key and not key.endswith("/"):
-                        found.append(ObjectInfo(key, item["Size"]))
-        self._bucket_seen = True
-        # Servers differ in the order of "a-1" and "a/b"; Python's order of str is that of UTF-8's bytes.
-        return sorted(found, key=lambda info: info.key)
+                        yield ObjectInfo(key, item["Size"])
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete the objects, a thousand by one request; see ObjectStore.delete."""

@@ -139,7 +139,7 @@ class _CollectionCheck:
     def _manifests(self) -> dict[int, Manifest]:
         """Return the manifests that can be read, by version; the others become problems."""
         found: dict[int, Manifest] = {}
-        versions = self.catalog.versions(self.name)
+        versions = self.catalog.stored_versions(self.name)
         for version in versions:
             key = layout.manifest_key(self.name, version)
             try:
