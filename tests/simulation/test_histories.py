@@ -18,6 +18,8 @@ FOUND = {
     54: "after a restore whose answer was lost, an update wrote rows from before it",
     93: "a writer overtaken between its manifest and its fence put the fence behind its successor's",
     211: "a collection was dropped by a writer that had been taken over, and its successor went on writing",
+    1118: "a tag after a restore whose answer was lost kept what was there before it",
+    1797: "opening for writing what was dropped meanwhile said that the log was damaged",
 }
 """Seeds whose histories once found a bug. (A change of the simulation makes another history of a seed.)"""
 
