@@ -267,7 +267,8 @@ class Database:
         """
         if self._read_only and not dry_run:
             raise ReadOnly(f"{self.url} was connected with read_only=True; connect without it, or dry_run")
-        self._catalog.require(name)
+        if not self._catalog.versions(name):
+            self._catalog.require(name)
         writer = self._writers.get(name)
         if writer is not None:
             return writer.collect(dry_run=dry_run)
