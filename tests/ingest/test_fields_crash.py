@@ -17,6 +17,7 @@ from vstore.errors import (
     CommitConflict,
     CorruptData,
     FieldError,
+    FilterError,
     InvalidInput,
     StorageError,
     UnknownField,
