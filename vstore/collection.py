@@ -156,6 +156,8 @@ class Collection(Handle):
         """
         with self._writing() as writer, progress_of(progress, f"compacting {self._name}") as report:
             writer.compact(report)
+            if self._answered_from is not None:
+                self._answered(writer.view())
 
     # Fields.
 
@@ -295,10 +297,11 @@ class Collection(Handle):
 
     def _answer(self, view: CollectionView[Shard], request: SearchRequest) -> Hits:
         found = search_resident(view, request, self._engine, self._resident)
-        if found is not None:
-            return found
-        ranked = rank(view, request, self._engine)
-        return Hits(hits_of(ranked, self._engine, view.schema.metric), ranked.receipt)
+        if found is None:
+            ranked = rank(view, request, self._engine)
+            found = Hits(hits_of(ranked, self._engine, view.schema.metric), ranked.receipt)
+        self._answered(view)
+        return found
 
     def search_batch(
         self,
@@ -328,7 +331,9 @@ class Collection(Handle):
         one = matrix[0] if len(matrix) else np.ones(schema.dim, np.float32)
         request = self._request(view, one, k, filter, recall, ef)
         n_threads = self._parts.settings.n_threads
-        return search_batch(view, request, matrix, self._engine, self._resident, n_threads)
+        found = search_batch(view, request, matrix, self._engine, self._resident, n_threads)
+        self._answered(view)
+        return found
 
     def explain(
         self,

@@ -21,6 +21,7 @@ from vstore.ingest.opening import Opening
 from vstore.ingest.registry import WriterRegistry
 from vstore.ingest.schema import MAX_FIELDS, check_field
 from vstore.progress import tell_of_compiling
+from vstore.query.hydration import Hydration, limit_of
 from vstore.query.pipeline import ColdReads
 from vstore.query.search import Engine
 from vstore.remote import SCHEME, server_module
@@ -156,7 +157,8 @@ class Database:
 
         builder = ShardBuilder(settings.n_threads)
         self._writers = WriterRegistry(self._catalog, settings, open_shard, builder)
-        self._parts = Parts(self._catalog, engine, settings, self._writers, open_shard, read_only)
+        hydration = Hydration(engine, limit_of(settings.hydrate_bytes, store.url))
+        self._parts = Parts(self._catalog, engine, settings, self._writers, open_shard, read_only, hydration)
 
     def __repr__(self) -> str:
         return f"Database({self._store.url!r})"
@@ -361,6 +363,7 @@ class Database:
 
     def close(self) -> None:
         """Release writers, connections and threads; nothing is lost."""
+        self._parts.hydration.close()
         self._writers.close()
         self._store.close()
 

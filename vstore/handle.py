@@ -16,8 +16,9 @@ from vstore.ingest.opening import Loaded, Opening
 from vstore.ingest.reader import OpenShard, load_view, open_snapshot
 from vstore.ingest.registry import WriterRegistry
 from vstore.ingest.token import VersionToken, parse_token
-from vstore.ingest.view import CollectionView
+from vstore.ingest.view import CollectionView, LiveShard
 from vstore.ingest.writer import Writer
+from vstore.query.hydration import Hydration
 from vstore.query.search import Engine
 from vstore.settings import IndexSettings, Settings
 from vstore.shard.reader import Shard
@@ -39,6 +40,7 @@ class Parts:
     writers: WriterRegistry[Shard]
     open_shard: OpenShard[Shard]
     read_only: bool
+    hydration: Hydration
 
 
 class Handle:
@@ -63,6 +65,14 @@ class Handle:
         self._lease: Lease | None = None
         self._on_close = on_close
         self._loaded = Loaded(self._first_view(parts) if opening is None else None, opening)
+        self._answered_from: tuple[LiveShard[Shard], ...] | None = None
+
+    def _answered(self, view: CollectionView[Shard]) -> None:
+        """Say which shards a query was answered from, so that they can be read ahead of the next."""
+        shards = view.shards
+        if shards is not self._answered_from:
+            before, self._answered_from = self._answered_from, shards
+            self._parts.hydration.saw(before, shards)
 
     def _first_view(self, parts: Parts) -> CollectionView[Shard]:
         if self._at is None:

@@ -123,6 +123,9 @@ class Settings:
     """What a round reads ahead: "none" or "adjacent", or what makes a `Prefetch`."""
     disk_cache_admission: str | Callable[[], Any] = "all"
     """Which blocks the disk tier keeps, as for memory; its eviction goes by last use, across processes."""
+    hydrate_bytes: int | None = None
+    """A shard of at most this size is read whole, in the background, after its first query; a merged one gets
+    what its forerunners had in memory. 0 turns both off; None is 32 MiB on S3 and 0 elsewhere."""
     memtable_rows: int = 50_000
     """A memtable of this many rows is flushed to a shard; at twice as many, writes wait for it."""
     memtable_bytes: int = 256 << 20
@@ -158,6 +161,10 @@ class Settings:
         require(self.cache_bytes >= 0, f"cache_bytes is {self.cache_bytes}; it must be 0 or more")
         require(
             self.disk_cache_bytes >= 0, f"disk_cache_bytes is {self.disk_cache_bytes}; it must be 0 or more"
+        )
+        require(
+            self.hydrate_bytes is None or self.hydrate_bytes >= 0,
+            f"hydrate_bytes is {self.hydrate_bytes}; it must be 0 or more, or None",
         )
         require(self.memtable_rows >= 1, f"memtable_rows is {self.memtable_rows}; it must be 1 or more")
         require(self.memtable_bytes >= 1, f"memtable_bytes is {self.memtable_bytes}; it must be 1 or more")

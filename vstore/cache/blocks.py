@@ -193,11 +193,12 @@ class BlockCache:
             self._books.use(keys)
         return found
 
-    def admit(self, blocks: Sequence[Block]) -> None:
+    def admit(self, blocks: Sequence[Block], *, evict: bool = True) -> None:
         """Take blocks in, those that the policies will have, and let others go so that the limit holds.
 
         A block heavier than the whole limit is not kept: it would evict everything else. Lists and
-        codes are kept only for shards whose tables were asked for.
+        codes are kept only for shards whose tables were asked for. Without `evict` nothing goes: what does
+        not fit beside the others is not kept.
         """
         changed: dict[str, BlockTables] = {}
         rows: dict[str, RowTables] = {}
@@ -205,7 +206,7 @@ class BlockCache:
             for block in blocks:
                 if block.key in self._blocks or self._has_whole(block.key):
                     continue
-                taken, gone = self._books.offer(block.key, block.size_bytes)
+                taken, gone = self._books.offer(block.key, block.size_bytes, evict=evict)
                 for key in gone:
                     before = self._n_blocks
                     self._count(self._blocks.pop(key).key, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -29,8 +30,6 @@ View = CollectionView[Shard]
 
 BATCH_BYTES = 16 << 20
 """Warming reads about this much a round, so that progress moves and memory stays bounded."""
-RUN_BLOCKS = 64
-"""Lists and codes of so many blocks in turn, so that what a budget cuts short serves whole neighbourhoods."""
 DECODED_SHARE = 4
 """How much larger than stored the decoded form of columns, keys and payload is taken to be."""
 
@@ -92,7 +91,7 @@ class Warming:
             if report is not None:
                 report(done, total)
             if taken < len(keys):
-                self._n_left = len(keys) - taken + sum(len(rest) for _, rest, _ in batches[number + 1 :])
+                self._n_left += len(keys) - taken + sum(len(rest) for _, rest, _ in batches[number + 1 :])
                 return
 
     def head(self, shard: Shard) -> ShardSession | None:
@@ -105,7 +104,7 @@ class Warming:
         return self._open(shard)
 
     def _open(self, shard: Shard) -> ShardSession:
-        session = ShardSession(shard, self._engine.cache)
+        session = ShardSession(shard, self._engine.cache, evict=False)
         self._fetch(session, session.missing([session.key(sections.HEAD)]))
         return session
 
@@ -147,7 +146,11 @@ class Warming:
         n_taken = self._n_affordable(session, keys)
         wanted = list(keys[:n_taken])
         if self._fits_memory(session, wanted):
+            n_refused = cache.stats().n_refused
             self._fetch(session, wanted)
+            if cache.disk is None:
+                # What decoded to more than was thought, or what admission turned away.
+                self._n_left += cache.stats().n_refused - n_refused
             return n_taken
         disk = cache.disk
         if disk is None or not disk.writable:
@@ -169,10 +172,9 @@ class Warming:
         return n_taken
 
     def _n_affordable(self, session: ShardSession, keys: Sequence[BlockKey]) -> int:
-        n = len(keys)
-        while n and not self._affordable(session, keys[:n]):
-            n //= 2
-        return n
+        if self._affordable(session, keys):
+            return len(keys)
+        return bisect_left(range(len(keys)), True, key=lambda n: not self._affordable(session, keys[: n + 1]))
 
     def _affordable(self, session: ShardSession, keys: Sequence[BlockKey]) -> bool:
         if self._max_bytes is None:
@@ -292,9 +294,6 @@ def filtered_keys(
 
 
 def guide_keys(session: ShardSession, blocks: Int32s) -> list[BlockKey]:
-    """Return the lists and codes of blocks, by neighbourhoods."""
-    keys: list[BlockKey] = []
-    for start in range(0, len(blocks), RUN_BLOCKS):
-        run = blocks[start : start + RUN_BLOCKS]
-        keys += session.keys(sections.LISTS, run) + session.keys(sections.CODES, run)
-    return keys
+    """Return the lists and codes of each block in turn: what a budget cuts short is whole neighbourhoods."""
+    pairs = zip(session.keys(sections.LISTS, blocks), session.keys(sections.CODES, blocks), strict=True)
+    return [key for pair in pairs for key in pair]

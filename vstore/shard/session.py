@@ -31,10 +31,12 @@ class ShardSession:
     Args:
         shard: the shard.
         cache: where resident blocks are found and fetched ones are offered.
+        evict: whether what is fetched may push others out of the cache.
     """
 
-    def __init__(self, shard: Shard, cache: BlockCache) -> None:
+    def __init__(self, shard: Shard, cache: BlockCache, *, evict: bool = True) -> None:
         self.shard = shard
+        self._evict = evict
         self.n_cache_hits = 0
         self._cache = cache
         self._held: dict[BlockKey, Any] = {}
@@ -154,7 +156,7 @@ class ShardSession:
                 self._own_tables().set_codes(key.block, block.value)
             else:
                 self._held[key] = block.value
-        self._cache.admit(fetched)
+        self._cache.admit(fetched, evict=self._evict)
 
     def fetch(self, keys: Sequence[BlockKey]) -> int:
         """Read those of the keys that are not resident, in one round; return the bytes read.

@@ -80,7 +80,7 @@ class Residency(Generic[K]):
             if key in sizes:
                 (self._greater if is_lesser is None or not is_lesser(key) else self._lesser).used(key)
 
-    def offer(self, key: K, size_bytes: int) -> tuple[bool, list[K]]:
+    def offer(self, key: K, size_bytes: int, *, evict: bool = True) -> tuple[bool, list[K]]:
         """Take a key in that was read, if the policies will have it.
 
         A key heavier than the whole limit is refused, and pushes nothing out. One that is resident stays as
@@ -92,7 +92,8 @@ class Residency(Generic[K]):
         if key in self._sizes:
             return False, []
         room_bytes = self.limit_bytes - self.size_bytes
-        if size_bytes > self.limit_bytes or not self._admission.admits(key, size_bytes, room_bytes):
+        most_bytes = self.limit_bytes if evict else room_bytes
+        if size_bytes > most_bytes or not self._admission.admits(key, size_bytes, room_bytes):
             self.counts.n_refused += 1
             return False, []
         gone: list[K] = []
