@@ -20,6 +20,8 @@ import pytest
 from race_child import ROWS, UPDATED
 
 import vstore
+from vstore.catalog import layout
+from vstore.ingest.wal import replay
 
 N_KILLS = int(os.environ.get("VSTORE_KILLS", "3"))
 CHILD = Path(__file__).parent / "race_child.py"
@@ -27,13 +29,17 @@ ROOT = CHILD.parent.parent.parent
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
 
 
-@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.s3)])
+SERVERS = {"seaweedfs": "s3", "ceph": "ceph"}
+
+
+@pytest.fixture(params=["folder", *(pytest.param(name, marks=pytest.mark.s3) for name in SERVERS)])
 def place(request, tmp_path):
     """A store with an empty collection "c": its uri and the options of `connect`."""
     if request.param == "folder":
         uri, options = str(tmp_path / "store"), {}
     else:
-        uri, options = request.getfixturevalue("s3_url"), request.getfixturevalue("s3_options")
+        kind = SERVERS[request.param]
+        uri, options = request.getfixturevalue(f"{kind}_url"), request.getfixturevalue(f"{kind}_options")
     with vstore.connect(uri, **options) as db:
         index = vstore.IndexSettings(M=4, ef_construction=20)
         db.create_collection("c", dim=4, metric="l2", fields={"v": "int"}, index=index)
@@ -133,7 +139,7 @@ def nursery(place, tmp_path) -> Iterator[Nursery]:
         made.close()
 
 
-def test_what_was_acknowledged_survives_kills_at_any_moment(place, nursery):
+def test_what_was_acknowledged_survives_kills_at_any_moment(request, place, nursery):
     rng = np.random.default_rng(11)
     said = Acknowledged()
     for kill in range(N_KILLS):
@@ -142,7 +148,7 @@ def test_what_was_acknowledged_survives_kills_at_any_moment(place, nursery):
         said.note(nursery.killed_writer(kill * 100_000, float(rng.uniform(0.0, 0.4)), n_lines))
     said.check(place)
     counts = ", ".join(f"{what} {n}" for what, n in sorted(said.counts.items()))
-    print(f"\n{'bucket' if place[1] else 'folder'}: {N_KILLS} kills; acknowledged: {counts}; lost: 0")
+    print(f"\n{request.node.callspec.id}: {N_KILLS} kills; acknowledged: {counts}; lost: 0")
 
 
 def start(place, first: int, n: int) -> subprocess.Popen[str]:
@@ -166,3 +172,28 @@ def test_processes_that_race_for_a_collection_lose_nothing(place):
     said.unsure.clear()
     assert len(said.stamps["wrote"]) == 3 * n
     said.check(place)
+
+
+def test_of_two_processes_exactly_one_wins_each_commit(place):
+    """Each version of the collection, and each record of its log, was made by one of them, and both tried."""
+    n = 8
+    children = [start(place, number * 1_000, n) for number in range(2)]
+    said = Acknowledged()
+    for child in children:
+        out, _ = child.communicate(timeout=300)
+        assert child.returncode == 0
+        said.note(out)
+    said.unsure.clear()
+    assert said.counts["wrote"] >= 2 * n
+    said.check(place)
+    uri, options = place
+    with vstore.connect(uri, **options) as db:
+        catalog = db._catalog
+        history = catalog.history("c")
+        # Take-overs and flushes of both went into one row of versions, each on top of the one before.
+        assert [m.version for m in history] == list(range(history[0].version, history[-1].version + 1))
+        assert len({m.write_id for m in history}) == len(history)
+        assert history[-1].writer_epoch >= 2
+        prefix = layout.log_prefix("c", history[-1].collection_id)
+        log = list(replay(catalog.store, prefix, history[-1].log_start))
+        assert [record.epoch for record in log] == sorted(record.epoch for record in log)

@@ -21,6 +21,8 @@ HALF = "half"
 """The server did it; the client gets the headers and half of the body."""
 EXPIRED = "expired"
 """403 as AWS answers to an old presigned URL; the server never saw the request."""
+DENIED = "denied"
+"""403, as to credentials that were revoked; the server never saw the request."""
 MOVED = "moved"
 """301 as AWS answers for a bucket of another region; the server never saw the request."""
 FLAT = "flat"
@@ -33,6 +35,7 @@ ERRORS = {
     DOWN: (503, "SlowDown", "injected"),
     BUSY: (409, "ConditionalRequestConflict", "injected"),
     EXPIRED: (403, "AccessDenied", "Request has expired"),
+    DENIED: (403, "AccessDenied", "injected"),
     MOVED: (301, "PermanentRedirect", "injected"),
 }
 

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 MAGIC: Final = b"VSTLEAS\x01"
 CLOCK_SKEW_S: Final = 60.0
 """A lease is honoured for so long after its end: the clocks of two machines may differ."""
+CLOCK_STEP_S: Final = 1.0
+"""A clock that goes back by more than this was set."""
 
 At = int | float | str | datetime
 """A snapshot: a version, a time (seconds since the epoch, or a datetime), or a tag."""
@@ -208,7 +210,7 @@ class Lease:
         self._source = layout.manifest_key(manifest.name, manifest.version)
         if tag is not None:
             self._source = layout.tag_key(manifest.name, manifest.collection_id, tag)
-        self._renew_at = self._ends_at = 0.0
+        self._at = self._held_at = self._renew_at = self._ends_at = 0.0
         self.hold()
 
     def renew(self) -> None:
@@ -217,7 +219,8 @@ class Lease:
         Raises:
             SnapshotNotFound: the lease had ended, and the version was collected.
         """
-        if self._settings.clock() < self._renew_at:
+        now = self._settings.clock()
+        if now >= self._held_at - CLOCK_STEP_S and self._steady(now) < self._renew_at:
             return
         try:
             self.hold()
@@ -232,7 +235,7 @@ class Lease:
             StorageError: the lease could not be written.
         """
         with self._lock:
-            lapsed = self._settings.clock() > self._ends_at
+            lapsed = self._steady(self._settings.clock()) > self._ends_at
             self._put()
             catalog, manifest = self._catalog, self._manifest
             if not lapsed or catalog.store.head(self._source) is not None:
@@ -247,12 +250,16 @@ class Lease:
         except StorageError as error:
             log.warning("collection %r: a lease was not released: %s", self._manifest.name, error)
 
+    def _steady(self, now: float) -> float:
+        """Return a time that goes on where the clock was set back: other machines' clocks do so too."""
+        return self._at + max(0.0, now - self._held_at)
+
     def _put(self) -> None:
-        now = self._settings.clock()
-        stored = {"expires_at": now + self._settings.lease_s, "manifest": encode_manifest(self._manifest)}
+        now, lease_s = self._settings.clock(), self._settings.lease_s
+        self._at, self._held_at = self._steady(now), now
+        stored = {"expires_at": self._at + lease_s, "manifest": encode_manifest(self._manifest)}
         self._catalog.store.put(self._key, encode_frame(MAGIC, pack(stored)))
-        self._renew_at = now + self._settings.lease_s / 2
-        self._ends_at = now + self._settings.lease_s
+        self._renew_at, self._ends_at = self._at + lease_s / 2, self._at + lease_s
 
 
 def _gone(catalog: Catalog, name: str, version: int) -> SnapshotNotFound:

@@ -51,6 +51,8 @@ class LocalStore:
     Raises:
         NotAStore: `path` is a file.
         BucketNotFound: `create` is False and there is no folder.
+
+    Raises (puts): BucketNotFound: the folder was there, and was removed.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class LocalStore:
         self._clock = clock
         # Directories whose own entry this process has made durable.
         self._durable: set[str] = set()
+        self._made = os.path.isdir(self._root)
         if os.path.exists(self._root) and not os.path.isdir(self._root):
             raise NotAStore(f"{self._root} is a file; a store is a folder: pass another path")
         if not create and not os.path.isdir(self._root):
@@ -259,6 +262,11 @@ class LocalStore:
         if directory in self._durable and os.path.isdir(directory):
             return
         # Up to the root's parent in any case: another process may have made the directories just now.
+        if self._made and not os.path.isdir(self._root):
+            raise BucketNotFound(
+                f"{self._root} was removed while it was in use; nothing was written: "
+                "open it again to begin anew"
+            )
         top = os.path.dirname(self._root)
         while not os.path.exists(top):
             top = os.path.dirname(top)
@@ -271,6 +279,7 @@ class LocalStore:
                 _fsync_directory(parent)
         self._sweep(directory)
         self._durable.add(directory)
+        self._made = True
 
     def _sweep(self, directory: str) -> None:
         """Remove temporary files that a crash left long ago."""
