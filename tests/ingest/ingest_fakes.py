@@ -103,6 +103,9 @@ class FakeShard:
         plain = keys.tolist() if isinstance(keys, np.ndarray) else keys
         return np.array([self._nodes.get(key, -1) for key in plain], np.int64)
 
+    def old_graph(self, live_ids: Any, M: int) -> None:
+        return None
+
     def rows(self, node_ids: Any) -> RowBatch:
         from vstore.ingest.batches import take_rows
 
@@ -110,7 +113,14 @@ class FakeShard:
 
 
 def build_shard(
-    rows: RowBatch, schema: Schema, index: IndexSettings, *, shard_id: str, key: str, progress: Any = None
+    rows: RowBatch,
+    schema: Schema,
+    index: IndexSettings,
+    *,
+    shard_id: str,
+    key: str,
+    progress: Any = None,
+    old: Any = None,
 ) -> tuple[ShardEntry, bytes]:
     from vstore.ingest.batches import take_rows
 

@@ -21,6 +21,7 @@ from vstore.ingest.batches import Progress, concat_rows, take_rows
 from vstore.ingest.reader import OpenShard
 from vstore.ingest.view import CollectionView, LiveShard, S
 from vstore.settings import IndexSettings
+from vstore.shard.regraph import OldGraph, worth_extending
 from vstore.storage.base import ObjectStore
 from vstore.types import Schema
 from vstore_kernels import bitmap
@@ -38,8 +39,12 @@ class BuildShard(Protocol):
         shard_id: str,
         key: str,
         progress: Progress | None,
+        old: OldGraph | None = None,
     ) -> tuple[ShardEntry, bytes]:
-        """Return the manifest's entry and the file's bytes; the caller stores them under `key`."""
+        """Return the manifest's entry and the file's bytes; the caller stores them under `key`.
+
+        `old` is a graph of the first of the rows, to begin with.
+        """
         ...
 
 
@@ -68,6 +73,9 @@ class ShardWriter(Generic[S]):
         kept = [shard for shard, again in zip(view.shards, rewritten, strict=True) if not again]
         pool = [shard for shard, again in zip(view.shards, rewritten, strict=True) if again]
         n_rows = sum(shard.n_live for shard in pool) + view.memtable.n_live
+        # Stable: the largest goes first, whose graph the new one begins with.
+        pool.sort(key=lambda shard: -shard.n_live)
+        old = _old_graph(pool, n_rows, view.manifest)
 
         def parts() -> Iterator[RowBatch]:
             for shard in pool:
@@ -76,10 +84,15 @@ class ShardWriter(Generic[S]):
             for chunk in view.memtable.chunks:
                 yield chunk.live_rows()
 
-        return (*kept, *self._write(view, parts(), n_rows, progress))
+        return (*kept, *self._write(view, parts(), n_rows, progress, old))
 
     def _write(
-        self, view: CollectionView[S], parts: Iterator[RowBatch], n_rows: int, progress: Progress | None
+        self,
+        view: CollectionView[S],
+        parts: Iterator[RowBatch],
+        n_rows: int,
+        progress: Progress | None,
+        old: OldGraph | None = None,
     ) -> list[LiveShard[S]]:
         manifest = replace(view.manifest, id_kind=view.id_kind)
         written: list[LiveShard[S]] = []
@@ -94,6 +107,7 @@ class ShardWriter(Generic[S]):
                 shard_id=shard_id,
                 key=key,
                 progress=_part_of(progress, n_done, rows.n, n_rows),
+                old=old,
             )
             self.store.put(key, data)
             del data
@@ -117,6 +131,16 @@ class ShardWriter(Generic[S]):
                 entry = replace(entry, dead_key=key, n_dead=n_dead)
             result.append(entry)
         return tuple(result)
+
+
+def _old_graph(pool: Sequence[LiveShard[S]], n_rows: int, manifest: Manifest) -> OldGraph | None:
+    """Return the graph of the first shard, where the new one may begin with it."""
+    if not pool or n_rows > manifest.index.shard_rows:
+        return None
+    first = pool[0]
+    if not worth_extending(first.n_live, first.shard.n - first.n_live, n_rows):
+        return None
+    return first.shard.old_graph(first.live_ids(), manifest.index.M)
 
 
 def worth_rewriting(view: CollectionView[S]) -> list[bool]:

@@ -20,6 +20,7 @@ from vstore.format.rows import RowBatch
 from vstore.ingest.batches import Keys, concat_keys, distinct_keys, kind_of, owned
 from vstore.ingest.memtable import MemtableView
 from vstore.ingest.schema import rows_under, since_of
+from vstore.shard.regraph import OldGraph
 from vstore.types import Bitmap, IdKind, Int32s, Int64s, Schema
 from vstore_kernels import bitmap
 
@@ -43,6 +44,10 @@ class ShardLike(Protocol):
 
     def rows(self, node_ids: Int64s) -> RowBatch:
         """Return the rows at `node_ids` (int64[m]), in that order."""
+        ...
+
+    def old_graph(self, live_ids: Int64s, M: int) -> OldGraph | None:
+        """Return the graph for a merge to begin with, or None where it would not do."""
         ...
 
 

@@ -21,8 +21,9 @@ from vstore.shard.calibration.trial import CodeTrial
 from vstore.shard.columns import add_column
 from vstore.shard.head import encode_code_params, encode_meta
 from vstore.shard.payload import payload_block_rows, payload_blocks
+from vstore.shard.regraph import OldGraph, extended_hnsw
 from vstore.shard.space import to_space
-from vstore.types import Int32s, Int64s, Schema, UInt8s
+from vstore.types import Float32s, Int32s, Int64s, Schema, UInt8s
 from vstore_kernels import build, clusters, lists
 from vstore_kernels.codes import CodeParams
 
@@ -50,6 +51,7 @@ class ShardBuilder:
         shard_id: str,
         key: str,
         progress: Progress | None = None,
+        old: OldGraph | None = None,
     ) -> tuple[ShardEntry, bytes]:
         """Return the manifest entry and the bytes of a shard of these rows.
 
@@ -60,6 +62,7 @@ class ShardBuilder:
             shard_id: unique.
             key: the object's name.
             progress: called with (rows in the graph, rows).
+            old: a graph of the first of the rows, to begin with.
 
         Raises:
             InvalidInput: no rows.
@@ -68,27 +71,21 @@ class ShardBuilder:
             raise InvalidInput("a shard has at least one row")
         space = to_space(rows.vectors, schema.metric)
         order = clusters.cluster_order(space, index.cluster_rows, index.seed, self._n_threads)
+        places = np.argsort(order.order)
         rows = _reordered(rows, order.order)
         # Under l2 the space is the vectors: one copy of them serves.
         space = rows.vectors if schema.metric == "l2" else np.ascontiguousarray(space[order.order])
         trial = CodeTrial(rows.vectors, space, schema.metric, order, index, self._n_threads)
-        graph = build.build_hnsw(
-            space,
-            index.M,
-            index.ef_construction,
-            index.seed,
-            self._n_threads,
-            progress,
-            n_held_out=n_held_out(rows.n) if trial.wanted else 0,
-            on_prefix=trial.measure,
-        )
+        graph, n_lost = self._graph(space, index, progress, trial, old, places)
         del space
         params, encoded = trial.codes()
         fields = tuple(schema.fields.items())
         payload_rows = payload_block_rows(rows)
         writer = ShardFileWriter()
         column_rows = self._column_block_rows
-        _add_head(writer, schema, index, rows.n, payload_rows, column_rows, order, params, trial.calibration)
+        _add_head(
+            writer, schema, index, rows.n, payload_rows, column_rows, order, params, trial.calibration, n_lost
+        )
         for name, _ in fields:
             add_column(writer, name, rows.columns[name], column_rows, order.offsets)
         writer.add(sections.UPPER, [_upper(graph, encoded)])
@@ -105,6 +102,43 @@ class ShardBuilder:
         data, head, extents = writer.finish()
         return ShardEntry(shard_id, key, len(data), rows.n, head, extents), data
 
+    def _graph(
+        self,
+        space: Float32s,
+        index: IndexSettings,
+        progress: Progress | None,
+        trial: CodeTrial,
+        old: OldGraph | None,
+        places: Int64s,
+    ) -> tuple[build.HNSWGraph, int]:
+        """Return the graph, and how many rows died in what it was made from since it was built whole."""
+        wanted = n_held_out(len(space)) if trial.wanted else 0
+        if old is not None:
+            graph = extended_hnsw(
+                space,
+                old,
+                places[: len(old.rows)],
+                ef_construction=index.ef_construction,
+                seed=index.seed,
+                n_threads=self._n_threads,
+                progress=progress,
+                n_held_out=wanted,
+                on_prefix=trial.measure,
+            )
+            if graph is not None:
+                return graph, old.n_lost
+        whole = build.build_hnsw(
+            space,
+            index.M,
+            index.ef_construction,
+            index.seed,
+            self._n_threads,
+            progress,
+            n_held_out=wanted,
+            on_prefix=trial.measure,
+        )
+        return whole, 0
+
 
 def _add_head(
     writer: ShardFileWriter,
@@ -116,6 +150,7 @@ def _add_head(
     order: clusters.ClusterOrder,
     params: CodeParams,
     calibration: Calibration | None,
+    n_lost: int,
 ) -> None:
     writer.add_to_head(
         sections.META,
@@ -128,6 +163,7 @@ def _add_head(
             payload_block_rows=payload_rows,
             column_block_rows=column_rows,
             fields=tuple(schema.fields.items()),
+            n_lost=n_lost,
         ),
     )
     writer.add_to_head(sections.CENTROIDS, order.centroids.astype("<f4").tobytes())

@@ -42,6 +42,8 @@ class ShardHead:
     calibration: Calibration | None = None
     """What was measured when the shard was built; None in shards without it."""
     column_block_rows: int = 0
+    n_lost: int = 0
+    """Rows that died in the graphs that this one was made from, since one was built whole."""
     """Rows of a block of a column; 0 where a column is one block, as it once was."""
 
     @property
@@ -76,6 +78,7 @@ def encode_meta(
     payload_block_rows: int,
     column_block_rows: int,
     fields: tuple[tuple[str, FieldType], ...],
+    n_lost: int = 0,
 ) -> bytes:
     """Return the bytes of the META section."""
     packed: bytes = msgpack.packb(
@@ -87,6 +90,7 @@ def encode_meta(
             "block_rows": block_rows,
             "payload_block_rows": payload_block_rows,
             "column_block_rows": column_block_rows,
+            "n_lost": n_lost,
             "vector_block_rows": sections.vector_block_rows(dim),
             "fields": [list(field) for field in fields],
         }
@@ -123,6 +127,7 @@ def decode_head(data: bytes, where: str, start: int | None = None) -> ShardHead:
             cluster_offsets=np.ascontiguousarray(offsets, dtype=np.int64),
             size_bytes=len(data),
             column_block_rows=natural(meta.get("column_block_rows", 0)),
+            n_lost=natural(meta.get("n_lost", 0)),
             calibration=(
                 decode_calibration(file.head_section(sections.CALIBRATION), where)
                 if file.has_head_section(sections.CALIBRATION)

@@ -19,11 +19,12 @@ from vstore.format.zones import decode_zones
 from vstore.shard import sections
 from vstore.shard.head import ShardHead, decode_head
 from vstore.shard.payload import Fields, Shown, decode_payload
+from vstore.shard.regraph import OldGraph, worth_extending
 from vstore.storage.base import ByteRange, ObjectStore
 from vstore.traverse.base import UpperGraph
 from vstore.types import IdKind, Int32s, Int64s, Key, Schema, UInt8s
 from vstore_kernels import lists
-from vstore_kernels.build import UpperLevels
+from vstore_kernels.build import HNSWGraph, UpperLevels
 
 
 class Shard:
@@ -191,6 +192,30 @@ class Shard:
             found: list[Key] = held[node_ids].tolist()
             return found
         return [held[node_id] for node_id in node_ids.tolist()]
+
+    def old_graph(self, live_ids: Int64s, M: int) -> OldGraph | None:
+        """Return the graph for a merge to begin with, or None where it would not do.
+
+        Args:
+            live_ids: int64[m], ascending: the rows that are alive, which come first in the merge.
+            M: links of a node in the new graph.
+        """
+        session = self._session()
+        session.fetch([session.key(sections.HEAD), session.key(sections.UPPER)])
+        head = session.head
+        n_lost = head.n_lost + head.n - len(live_ids)
+        # Under dot the space itself depends on the longest vector of all.
+        if head.M0 != 2 * M or head.metric == "dot" or not worth_extending(len(live_ids), n_lost, 0):
+            return None
+        keys = session.keys(sections.LISTS, range(len(session.tables.list_table)))
+        # Past the cache: the shard is about to be replaced.
+        stored = self.store.get_many([self.range_of(key, head) for key in keys])
+        lists_of = [self.decode(key, data, head).value for key, data in zip(keys, stored, strict=True)]
+        upper = session.upper.levels
+        graph = HNSWGraph(
+            np.concatenate(lists_of), upper.nodes, upper.rows, upper.links, upper.entry_rank, upper.max_level
+        )
+        return OldGraph(graph, live_ids, n_lost)
 
     def rows(self, node_ids: Int64s) -> RowBatch:
         """Return whole rows, in the order asked for: what compaction rewrites."""
