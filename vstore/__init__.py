@@ -15,7 +15,7 @@ from vstore.database import Database, connect
 from vstore.database import open_collection as open
 from vstore.filters import F
 from vstore.rerank import Rerank
-from vstore.settings import IndexSettings, Prices, Settings
+from vstore.settings import Cancellation, IndexSettings, Prices, QueryLimits, Settings
 from vstore.types import BatchHits, Candidate, Hit, Hits, Receipt, Record, Reranker, Warmed
 from vstore.upkeep import Problem, VerifyReport
 
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchHits",
+    "Cancellation",
     "Candidate",
     "Collection",
     "Database",
@@ -32,6 +33,7 @@ __all__ = [
     "IndexSettings",
     "Prices",
     "Problem",
+    "QueryLimits",
     "Receipt",
     "Record",
     "Rerank",

@@ -28,6 +28,7 @@ from vstore.query.scan import Scanned, scan
 from vstore.query.search import explain, hits_of, rank
 from vstore.query.warming import warm
 from vstore.rerank.stage import apply, as_stages, depth_of
+from vstore.settings import QueryLimits
 from vstore.shard.reader import Shard
 from vstore.types import BatchHits, FieldType, Hits, Receipt, Record, Warmed
 
@@ -260,6 +261,7 @@ class Collection(Handle):
         rerank: Any = None,
         rerank_depth: int | None = None,
         query_document: Any = None,
+        limits: QueryLimits | None = None,
     ) -> Hits:
         """Return the k best rows for a query; fewer only where fewer match.
 
@@ -272,9 +274,11 @@ class Collection(Handle):
             rerank: a re-ranker, a `Rerank`, a list of them, or a callable (query, documents) -> scores.
             rerank_depth: how many of the first stage's hits are re-ranked.
             query_document: the query's own text or image, for the re-ranker.
+            limits: deadline, requests, bytes and cancellation of this search; default: those of the settings.
 
         Raises:
             InvalidInput, FilterError, FieldError: a bad argument, named.
+            QueryStopped (QueryTimeout, QueryCancelled, QueryLimitExceeded): the limits ended it.
             RerankError: the re-ranker broke its contract.
             StorageError, FormatError: the store failed, or its bytes did not hold.
         """
@@ -282,7 +286,8 @@ class Collection(Handle):
         depth = depth_of(stages, check_k(k))
 
         def answer(view: CollectionView[Shard]) -> Hits:
-            return self._answer(view, self._request(view, query, depth, filter, recall, ef))
+            request = self._request(view, query, depth, filter, recall, ef)
+            return self._answer(view, request, limits or self._parts.settings.limits)
 
         found = self._early(answer)
         if found is None:
@@ -295,10 +300,10 @@ class Collection(Handle):
         receipt.rerank = reports
         return Hits(hits, receipt)
 
-    def _answer(self, view: CollectionView[Shard], request: SearchRequest) -> Hits:
+    def _answer(self, view: CollectionView[Shard], request: SearchRequest, limits: QueryLimits) -> Hits:
         found = search_resident(view, request, self._engine, self._resident)
         if found is None:
-            ranked = rank(view, request, self._engine)
+            ranked = rank(view, request, self._engine, limits)
             found = Hits(hits_of(ranked, self._engine, view.schema.metric), ranked.receipt)
         self._answered(view)
         return found

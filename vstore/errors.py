@@ -28,6 +28,10 @@
     ├── FormatError (ValueError)
     │   ├── CorruptData            a checksum, magic or bound that does not hold
     │   └── UnsupportedVersion     bytes of a newer format, or with an unknown flag
+    ├── QueryStopped (RuntimeError)     a search that its limits ended; partial=True gives what it had
+    │   ├── QueryTimeout           it took longer than its deadline
+    │   ├── QueryCancelled         the caller gave it up
+    │   └── QueryLimitExceeded     it would have read more than it may
     ├── WriterFenced (RuntimeError)     another writer has taken the collection over
     ├── StaleRead (TimeoutError)        a reader did not see a version token in time
     ├── ReadOnly (RuntimeError)         a write through a handle that only reads
@@ -159,6 +163,22 @@ class CorruptData(FormatError):
 
 class UnsupportedVersion(FormatError):
     """Bytes of a newer format version, or with a flag this version does not know."""
+
+
+class QueryStopped(VstoreError, RuntimeError):
+    """A search that its limits ended before it had an answer."""
+
+
+class QueryTimeout(QueryStopped):
+    """A search that took longer than its deadline."""
+
+
+class QueryCancelled(QueryStopped):
+    """A search that the caller gave up."""
+
+
+class QueryLimitExceeded(QueryStopped):
+    """A search that would have read more than it may."""
 
 
 class WriterFenced(VstoreError, RuntimeError):

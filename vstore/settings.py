@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,6 +105,56 @@ class Prices:
     gibibyte_out_usd: float = 0.0
 
 
+class Cancellation:
+    """Cancels the searches that it was given to. Thread-safe; it cannot be taken back."""
+
+    def __init__(self) -> None:
+        self.future: Future[None] = Future()
+        """Done once cancelled: what waits for a read waits for this too."""
+
+    def cancel(self) -> None:
+        """Cancel: a search that waits for storage ends at once, one that computes at its next read."""
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_result(None)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self.future.done()
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """What one search may take of storage and time. A search that finds all in memory reads nothing and ends.
+
+    Raises:
+        InvalidSetting: a limit that is not above 0, or not a number.
+    """
+
+    deadline_ms: float | None = None
+    """The search ends so many milliseconds after it began, in `QueryTimeout`."""
+    max_requests: int | None = None
+    """The most requests to the store, repeated ones aside; a round that would exceed it is not sent."""
+    max_bytes: int | None = None
+    """The most bytes read, which bounds what a search holds of blocks beside the cache."""
+    partial: bool = False
+    """Instead of an error, return what the shards that had answered found; the receipt says `partial`."""
+    cancel: Cancellation | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("deadline_ms", "max_requests", "max_bytes"):
+            value = getattr(self, name)
+            fine = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+            require(
+                fine and (value is None or value > 0), f"{name} is {value!r}; it must be above 0, or None"
+            )
+
+    @property
+    def bind(self) -> bool:
+        """Whether there is any limit."""
+        return any(v is not None for v in (self.deadline_ms, self.max_requests, self.max_bytes, self.cancel))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How this process runs a store; never stored.
@@ -153,6 +205,8 @@ class Settings:
     """Garbage collection keeps what a manifest younger than this names."""
     lease_s: float = 600.0
     """A handle on a snapshot keeps it from garbage collection for so long after its last use."""
+    limits: QueryLimits = field(default_factory=QueryLimits)
+    """Of every search that is given none of its own."""
     prices: Prices = field(default_factory=Prices)
     clock: Clock = system_clock
     sleep: Sleep = system_sleep

@@ -166,7 +166,9 @@ class Receipt(_FilledLater):
     traversal of each shard and the reason it was chosen; `selectivity` is passing / live rows;
     `correlation` is the share of passing rows in the clusters nearest the query over their share
     overall (1 is uncorrelated). Of the candidates, `n_rescored` were scored exactly; the `n_skipped`
-    could not be among the k best, by the error bound of their estimates.
+    could not be among the k best, by the error bound of their estimates. `n_requests` counts the `n_retries`
+    that were sent again too. `partial`: the query was stopped, by what `stopped` says, and the hits are those
+    of the shards that had answered.
     """
 
     plan: str = ""
@@ -183,11 +185,14 @@ class Receipt(_FilledLater):
     n_skipped: int = 0
     n_round_trips: int = 0
     n_requests: int = 0
+    n_retries: int = 0
     bytes_fetched: int = 0
     n_cache_hits: int = 0
     n_disk_hits: int = 0
     n_cache_misses: int = 0
     estimated_cost_usd: float = 0.0
+    partial: bool = False
+    stopped: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
     rerank: list[RerankReport] = field(default_factory=list)
 

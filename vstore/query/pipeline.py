@@ -56,6 +56,12 @@ class ShardAnswer:
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
+def unanswered(session: ShardSession) -> ShardAnswer:
+    """Return the answer of a shard that was stopped before it had one."""
+    plan = Plan("none", 0, 0, 0, 0.0, None, 0, "stopped before it answered")
+    return ShardAnswer(session, plan, np.empty(0, np.int32), np.empty(0, np.float32))
+
+
 @dataclass(frozen=True, slots=True)
 class ColdReads:
     """How shards are searched whose codes are not all resident."""

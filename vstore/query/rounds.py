@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 from vstore.cache import BlockKey, DiskTier
+from vstore.errors import QueryStopped
 from vstore.shard.fetch import ReadMeter, fetch
 from vstore.shard.session import ShardSession
 from vstore.storage.base import ObjectStore
@@ -26,10 +27,14 @@ class Rounds:
     Args:
         store: holds the shards.
         disk: the disk tier of the cache, asked before the store, if any.
+        partial: a query that is stopped has the results of the pipelines that had ended, None for others.
     """
 
-    def __init__(self, store: ObjectStore, disk: DiskTier | None = None) -> None:
+    def __init__(self, store: ObjectStore, disk: DiskTier | None = None, *, partial: bool = False) -> None:
         self.meter = ReadMeter()
+        self.stopped: QueryStopped | None = None
+        """What ended the rounds early, where that is no error."""
+        self._partial = partial
         self._store = store
         self._disk = disk
 
@@ -52,6 +57,10 @@ class Rounds:
                 if wanted:
                     self._fetch([(pipelines[position][0], keys) for position, keys in wanted.items()])
                 running = list(wanted)
+        except QueryStopped as error:
+            if not self._partial:
+                raise
+            self.stopped = error
         finally:
             for _, pipeline in pipelines:
                 pipeline.close()

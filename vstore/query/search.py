@@ -11,13 +11,14 @@ import numpy as np
 
 from vstore.cache import BlockCache
 from vstore.ingest.view import CollectionView
+from vstore.query.limits import WatchedStore
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, chunk_row, search_memtable
 from vstore.query.passing import PassingRows
-from vstore.query.pipeline import WALKING, ColdReads, ShardAnswer, plan_shard, search_shard
+from vstore.query.pipeline import WALKING, ColdReads, ShardAnswer, plan_shard, search_shard, unanswered
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline, Rounds
-from vstore.settings import Prices
+from vstore.settings import Prices, QueryLimits
 from vstore.shard import sections
 from vstore.shard.fetch import ReadMeter
 from vstore.shard.payload import PayloadRow, unpack_attributes
@@ -73,9 +74,18 @@ def distance_of(distances: Float32s, metric: Metric) -> Float32s:
     return np.sqrt(np.maximum(distances, 0)) if metric == "l2" else distances
 
 
-def rank(view: CollectionView[Shard], request: SearchRequest, engine: Engine) -> Ranked:
-    """Find the k nearest matching rows of a view and account for the work."""
-    rounds = Rounds(engine.store, engine.cache.disk)
+def rank(
+    view: CollectionView[Shard], request: SearchRequest, engine: Engine, limits: QueryLimits | None = None
+) -> Ranked:
+    """Find the k nearest matching rows of a view and account for the work.
+
+    Raises:
+        QueryStopped: the limits ended it, and do not ask for what was found until then.
+    """
+    store, partial = engine.store, False
+    if limits is not None and limits.bind:
+        store, partial = WatchedStore(store, limits), limits.partial
+    rounds = Rounds(store, engine.cache.disk, partial=partial)
     sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
     cold = engine.cold_of(len(sessions))
     answers = rounds.run(
@@ -84,6 +94,7 @@ def rank(view: CollectionView[Shard], request: SearchRequest, engine: Engine) ->
             for session, live in zip(sessions, view.shards, strict=True)
         ]
     )
+    answers = [answer or unanswered(session) for answer, session in zip(answers, sessions, strict=True)]
     started = time.perf_counter()
     memtable = search_memtable(view.memtable, request, view.schema.metric)
     memtable_ms = (time.perf_counter() - started) * 1e3
@@ -112,6 +123,8 @@ def hits_of(ranked: Ranked, engine: Engine, metric: Metric) -> list[Hit]:
             for part, rows in by_shard.items()
         ]
     )
+    if ranked.rounds.stopped is not None:
+        _drop_unread(ranked)
     scores = score_of(ranked.distances, metric).tolist()
     own = distance_of(ranked.distances, metric).tolist()
     hits = []
@@ -130,6 +143,22 @@ def hits_of(ranked: Ranked, engine: Engine, metric: Metric) -> list[Hit]:
     ranked.receipt.timings_ms["payload"] = (time.perf_counter() - started) * 1e3
     settle(ranked, engine)
     return hits
+
+
+def _drop_unread(ranked: Ranked) -> None:
+    """Leave out the hits whose payload was not read any more."""
+
+    def there(part: int, row: int) -> bool:
+        if part < 0:
+            return True
+        session = ranked.shards[part].session
+        key = session.key(sections.PAYLOAD, row // session.head.payload_block_rows)
+        return not session.missing([key])
+
+    places = zip(ranked.parts.tolist(), ranked.rows.tolist(), strict=True)
+    kept = [i for i, (part, row) in enumerate(places) if there(part, row)]
+    ranked.parts, ranked.rows = ranked.parts[kept], ranked.rows[kept]
+    ranked.distances = ranked.distances[kept]
 
 
 def keys_of(ranked: Ranked, engine: Engine) -> list[Key]:
@@ -181,12 +210,15 @@ def settle(ranked: Ranked, engine: Engine) -> None:
     """Write what the rounds cost into the receipt: after the last of them."""
     n_cache_hits = sum(answer.session.n_cache_hits for answer in ranked.shards)
     write_reads(ranked.receipt, ranked.rounds.meter, n_cache_hits, engine.prices)
+    if (stopped := ranked.rounds.stopped) is not None:
+        ranked.receipt.partial, ranked.receipt.stopped = True, str(stopped)
 
 
 def write_reads(receipt: Receipt, meter: ReadMeter, n_cache_hits: int, prices: Prices) -> None:
     """Write what was read, and what was not, into a receipt."""
     receipt.n_round_trips = meter.n_round_trips
     receipt.n_requests = meter.n_requests
+    receipt.n_retries = meter.n_retries
     receipt.bytes_fetched = meter.bytes_fetched
     receipt.n_cache_misses = meter.n_blocks
     receipt.n_disk_hits = meter.n_disk_hits

@@ -9,14 +9,19 @@ from vstore.cache import BlockKey, DiskTier
 from vstore.shard.session import ShardSession
 from vstore.storage.base import ObjectStore
 from vstore.storage.coalesce import plan_of
+from vstore.storage.retries import counted_retries
 
 
 @dataclass(slots=True)
 class ReadMeter:
-    """What fetching cost: `n_blocks` came from the store, `n_disk_hits` from the disk tier."""
+    """What fetching cost: `n_blocks` came from the store, `n_disk_hits` from the disk tier.
+
+    `n_requests` counts those that were repeated, `n_retries`, too.
+    """
 
     n_round_trips: int = 0
     n_requests: int = 0
+    n_retries: int = 0
     bytes_fetched: int = 0
     n_blocks: int = 0
     n_disk_hits: int = 0
@@ -53,11 +58,13 @@ def fetch(
     lacking = [i for i, data in enumerate(stored) if data is None]
     ranges = [flat[i][0].range_of(flat[i][1]) for i in lacking]
     if ranges:
-        for i, data in zip(lacking, store.get_many(ranges), strict=True):
-            stored[i] = data
+        with counted_retries() as repeated:
+            for i, data in zip(lacking, store.get_many(ranges), strict=True):
+                stored[i] = data
         requests = plan_of(store, ranges)
         meter.n_round_trips += 1
-        meter.n_requests += len(requests)
+        meter.n_retries += sum(repeated)
+        meter.n_requests += len(requests) + sum(repeated)
         meter.bytes_fetched += sum(request.range.length or 0 for request in requests)
     meter.n_blocks += len(lacking)
     meter.n_disk_hits += len(flat) - len(lacking)

@@ -7,6 +7,8 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from boto3.s3.transfer import TransferConfig
@@ -139,7 +141,11 @@ class S3Store:
         if len(fetches) <= 1:
             bodies = [self._reader.read(*fetch.range) for fetch in fetches]
         else:
-            futures = [self._threads().submit(self._reader.read, *fetch.range) for fetch in fetches]
+            # In copies of the caller's context, which counts the requests that are repeated.
+            futures = [
+                self._threads().submit(copy_context().run, partial(self._reader.read, *fetch.range))
+                for fetch in fetches
+            ]
             try:
                 bodies = [future.result() for future in futures]
             except BaseException:

@@ -28,6 +28,7 @@ from urllib3.exceptions import ProtocolError
 from vstore.errors import CorruptData, StorageError
 from vstore.settings import Clock, Sleep
 from vstore.storage.keys import past_end
+from vstore.storage.retries import count_retry
 from vstore.storage.s3_errors import S3_ERRORS, code_of, is_transient, status_of, store_error
 from vstore.storage.s3_reader import ObjectReader, backoff_s, ignores_ranges
 
@@ -143,6 +144,7 @@ class PresignedReader:
                 if is_transient(error):
                     if attempt >= self._n_retries:
                         raise store_error(error, self._where, f"read {key!r}") from error
+                    count_retry()
                     self._sleep(self._rng.uniform(0, backoff_s(attempt)))
                     attempt += 1
                     continue

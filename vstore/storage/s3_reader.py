@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from vstore.errors import CorruptData, StorageError
 from vstore.settings import Sleep
 from vstore.storage.keys import past_end
+from vstore.storage.retries import count_retry
 from vstore.storage.s3_errors import S3_ERRORS, is_transient, status_of, store_error
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class BotoReader:
                 break
             except S3_ERRORS as error:
                 if headers_came and is_transient(error) and attempt < self._n_retries:
+                    count_retry()
                     self._sleep(backoff_s(attempt))
                     attempt += 1
                     continue

@@ -9,6 +9,7 @@ from typing import TypeVar
 from vstore.errors import StoreUnavailable
 from vstore.settings import Sleep, require, system_sleep
 from vstore.storage.base import ByteRange, ObjectInfo, ObjectStore
+from vstore.storage.retries import count_retry
 from vstore.storage.wrappers.forward import ForwardingStore
 
 Answer = TypeVar("Answer")
@@ -53,12 +54,13 @@ class RetryStore(ForwardingStore):
         self._sleep = sleep
         self._rng = rng or random.Random()
 
-    def _again(self, call: Callable[[], Answer]) -> Answer:
+    def _again(self, call: Callable[[], Answer], n_requests: Callable[[], int] = lambda: 1) -> Answer:
         for attempt in range(self._n_retries):
             try:
                 return call()
             except StoreUnavailable:
                 longest = min(self._longest_wait_s, self._first_wait_s * 2.0**attempt)
+                count_retry(n_requests())
                 self._sleep(self._rng.uniform(0, longest))
         return call()
 
@@ -68,7 +70,7 @@ class RetryStore(ForwardingStore):
 
     def get_many(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         """Return the bytes of each range; all are read again where one failed."""
-        return self._again(lambda: self.inner.get_many(ranges))
+        return self._again(lambda: self.inner.get_many(ranges), lambda: len(self.plan(ranges)))
 
     def put(self, key: str, data: bytes) -> None:
         """Write the object whole."""
