@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vstore.lab.expansions import N_BRIDGES
+from vstore.lab.expansions import GAMMA, N_BRIDGES
 
 
 class Naive:
@@ -95,6 +95,22 @@ class Naive:
                 found += self.take(other, out)
         return out
 
+    def compressed(self, node: int) -> list[int]:
+        row, out, found = self.open(node), [], 0
+        M_beta = 2 * self.M0 // GAMMA
+        for place, middle in enumerate(row):
+            if found >= M_beta:
+                break
+            self.n_filter_checks += 1
+            self.take(middle, out)
+            found += bool(self.passes[middle])
+            for other in self.open(middle) if place >= M_beta else []:
+                if found >= M_beta:
+                    break
+                self.n_filter_checks += 1
+                found += self.take(other, out)
+        return out
+
     def adaptive(self, node: int) -> list[int]:
         row, out, n_passing = self.first_hop(node)
         if 2 * n_passing >= len(row):
@@ -143,3 +159,37 @@ class Naive:
 def strided(row: list[int]) -> list[int]:
     count = min(len(row), N_BRIDGES)
     return [row[b * len(row) // count] for b in range(count)]
+
+
+def gamma_links(space: np.ndarray, M_beta: int, order: list[int]) -> list[list[int]]:
+    """The lists of an ACORN-gamma graph, nearest first."""
+    width = M_beta // 2 * GAMMA
+    links: list[list[int]] = [[] for _ in order]
+
+    def gap(a: int, b: int) -> float:
+        return float(((space[a] - space[b]) ** 2).sum())
+
+    def compress(candidates: list[int]) -> list[int]:
+        kept, covered = candidates[:M_beta], set()
+        for node in candidates[M_beta:]:
+            if node in covered:
+                continue
+            if len(covered) + len(kept) >= width:
+                break
+            kept.append(node)
+            covered |= set(links[node])
+        return kept
+
+    for place in range(1, len(order)):
+        node = order[place]
+        beam, met, expanded = [order[0]], {order[0], node}, set()
+        while (here := next((x for x in beam if x not in expanded), None)) is not None:
+            expanded.add(here)
+            for other in links[here][:M_beta]:
+                if other not in met:
+                    met.add(other)
+                    beam = sorted([*beam, other], key=lambda x: gap(node, x))[:width]
+        links[node] = compress(beam)
+        for other in links[node]:
+            links[other] = compress(sorted([*links[other], node], key=lambda x: gap(other, x))[:width])
+    return links

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lab_data import D, K, N, graph, passing, queries
-from naive_walks import Naive
+from lab_data import D, K, N, graph, passing, points, queries
+from naive_walks import Naive, gamma_links
 
 from vstore.lab import expansions
 from vstore.lab.driver import run_alone, run_query
 from vstore.lab.expand import compile_walk
+from vstore.lab.gamma import build_gamma
 from vstore.lab.graph import LabGraph
-from vstore.lab.layouts import inline
+from vstore.lab.index import build_index
+from vstore.lab.layouts import inline, separate
 from vstore.lab.orders import ORDERS
 from vstore.lab.walks import TRAVERSALS, expansion_walk
-from vstore.testing.lab_suite import TraversalSuite
+from vstore.testing.lab_suite import TraversalSuite, small_index
 from vstore.traverse import ClusterAcorn
 from vstore.traverse.base import WalkParams
 from vstore_kernels import bitmap
@@ -61,6 +63,31 @@ def test_an_expansion_does_what_its_slow_twin_does(name: str, share: float) -> N
         assert np.array_equal(found.distances, estimates[nodes])
         ours = (found.n_hops, found.n_distances, found.n_lists, found.n_filter_checks)
         assert ours == (naive.n_hops, naive.n_distances, naive.n_lists, naive.n_filter_checks)
+
+
+def test_the_gamma_graph_is_that_of_its_slow_twin() -> None:
+    # Whole numbers: every distance is exact, whatever the order of the sum.
+    whole = np.round(points(260, 4) * 40).astype(np.float32)
+    plain = build_index(whole, M=4, ef_construction=40, cluster_rows=64, block_shift=5, n_threads=1)
+    dense = build_gamma(plain, seed=2)
+    order = np.random.default_rng(2).permutation(260).tolist()
+    expected = gamma_links(plain.vectors, plain.M0, order)
+    assert [row[row >= 0].tolist() for row in dense.neighbors] == expected
+    assert dense.M0 == 4 * 12
+
+
+def test_acorn_gamma_finds_what_passes_where_a_share_of_one_in_gamma_does() -> None:
+    # One cloud: lists of nearest nodes alone do not lead from one far cluster to another.
+    rng = np.random.default_rng(6)
+    cloud = rng.standard_normal((N, D)).astype(np.float32)
+    dense = build_gamma(build_index(cloud, M=8, ef_construction=60, block_shift=5, n_threads=1))
+    g = LabGraph(dense, separate(dense))
+    allowed = passing(0.15)
+    hits = 0
+    for query in rng.standard_normal((8, D)).astype(np.float32):
+        trace = run_alone(run_query(g, TRAVERSALS["acorn_gamma"], query, allowed, PARAMS, K))
+        hits += len(np.intersect1d(trace.rows, exact(g, query, bitmap.indices(allowed))))
+    assert hits >= 0.9 * 8 * K
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -145,6 +172,10 @@ class TestShipped(TraversalSuite):
     @pytest.fixture
     def traversal(self, name: str):
         return TRAVERSALS[name]
+
+    @pytest.fixture
+    def index(self, name: str):
+        return build_gamma(small_index()) if name == "acorn_gamma" else small_index()
 
 
 def test_data_is_what_the_tests_take_it_for() -> None:

@@ -26,7 +26,7 @@ import inspect
 import types
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +39,38 @@ from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import N_DISTANCES, N_FILTER_CHECKS, N_HOPS, N_LISTS, N_TWO_HOPS, NO_NODE
 from vstore_kernels.needs import _forget, _want_codes, _want_lists, seeds_ready
 from vstore_kernels.scoring import QueryView, score
-from vstore_kernels.views import CURRENT, EPOCH, N_SEEDS, N_STATE, SIZE, SearchView, TableView
+from vstore_kernels.views import CURRENT, EPOCH, N_SEEDS, N_STATE, SIZE, TableView
 from vstore_kernels.walk import _next_node, _prefetch_following, _take
 
 __all__ = [
     "compile_walk", "count_checks", "count_two_hop", "cross", "degree", "expansion", "is_new", "neighbor",
     "offer", "open_list", "passes", "prefetch_list", "score_node",
 ]  # fmt: skip
+
+
+class LabSearch(NamedTuple):
+    """`vstore_kernels.views.SearchView`, and what expansions read in every step.
+
+    `heap_nodes` (int32) and `heap_distances` (float32), of M0 + M0^2 places, are an expansion's to use.
+    """
+
+    state: NDArray[np.int64]
+    counters: NDArray[np.int64]
+    beam_nodes: NDArray[np.int32]
+    beam_distances: NDArray[np.float32]
+    heap_nodes: NDArray[np.int32]
+    heap_distances: NDArray[np.float32]
+    seeds: NDArray[np.int32]
+    visited: NDArray[np.uint32]
+    buffer: NDArray[np.int32]
+    failing: NDArray[np.int32]
+    wanted: NDArray[np.uint8]
+    need_lists: NDArray[np.int32]
+    need_codes: NDArray[np.int32]
+    n_needs: NDArray[np.int64]
+    epoch: np.uint32
+    """The stamp of this search in `visited`."""
+
 
 CROSSED: Final = N_STATE
 """Where `state` counts the nodes that an expansion crossed."""
@@ -57,7 +82,7 @@ expansion: Any = partial(inner, cache=False)
 
 
 @expansion()
-def open_list(node: Int, search: SearchView, tables: TableView) -> Int:
+def open_list(node: Int, search: LabSearch, tables: TableView) -> Int:
     """Return the address of a node's neighbour list; 0, which has no neighbours, where it is not resident."""
     address = tables.lists[node >> tables.block_shift]
     if not tables.resident and address == 0:
@@ -79,18 +104,18 @@ def degree(row: Int, tables: TableView) -> Int:
 
 @expansion()
 def neighbor(row: Int, t: Int) -> Int:
-    """Return neighbour `t` of an opened list."""
+    """Return neighbour `t` of an opened list; -1, for t below M0, after its last."""
     return np.int64(load_i32(row, 4 * t))
 
 
 @expansion()
-def is_new(node: Int, search: SearchView) -> bool:
+def is_new(node: Int, search: LabSearch) -> bool:
     """Return whether a node was neither offered nor crossed before."""
-    return bool(search.visited[node] != np.uint32(search.state[EPOCH]))
+    return bool(search.visited[node] != search.epoch)
 
 
 @expansion()
-def offer(node: Int, m: Int, search: SearchView, tables: TableView) -> Int:
+def offer(node: Int, m: Int, search: LabSearch, tables: TableView) -> Int:
     """Have a new node scored, as number `m` of this expansion; return m + 1.
 
     An expansion offers, and crosses, at most M0 + M0^2 nodes; what is more is not taken.
@@ -101,17 +126,17 @@ def offer(node: Int, m: Int, search: SearchView, tables: TableView) -> Int:
         _want_codes(search, tables, node)
     else:
         prefetch_start(tables, node)
-    search.visited[node] = np.uint32(search.state[EPOCH])
+    search.visited[node] = search.epoch
     search.buffer[m] = node
     return np.int64(m + 1)
 
 
 @expansion()
-def cross(node: Int, search: SearchView) -> None:
+def cross(node: Int, search: LabSearch) -> None:
     """Mark a new node as seen without having it scored: its list was looked through."""
     if search.state[CROSSED] == search.failing.shape[0]:
         return
-    search.visited[node] = np.uint32(search.state[EPOCH])
+    search.visited[node] = search.epoch
     search.failing[search.state[CROSSED]] = node
     search.state[CROSSED] += 1
 
@@ -124,7 +149,7 @@ def prefetch_list(node: Int, tables: TableView) -> None:
 
 
 @expansion()
-def score_node(node: Int, search: SearchView, tables: TableView, query: QueryView) -> np.float32:
+def score_node(node: Int, search: LabSearch, tables: TableView, query: QueryView) -> np.float32:
     """Return the estimated distance of a node, counted; 0 where its codes are not resident, and noted."""
     address = tables.codes[node >> tables.block_shift]
     if not tables.resident and address == 0:
@@ -136,19 +161,19 @@ def score_node(node: Int, search: SearchView, tables: TableView, query: QueryVie
 
 
 @expansion()
-def count_checks(n: Int, search: SearchView) -> None:
+def count_checks(n: Int, search: LabSearch) -> None:
     """Count filter checks."""
     search.counters[N_FILTER_CHECKS] += n
 
 
 @expansion()
-def count_two_hop(search: SearchView) -> None:
+def count_two_hop(search: LabSearch) -> None:
     """Count an expansion that went beyond the node's own neighbours."""
     search.counters[N_TWO_HOPS] += 1
 
 
 @kernel(cache=False)
-def _undo(search: SearchView, m: Int) -> None:
+def _undo(search: LabSearch, m: Int) -> None:
     for t in range(m):
         search.visited[search.buffer[t]] = np.uint32(0)
     for t in range(search.state[CROSSED]):
@@ -162,7 +187,7 @@ _look_ahead: Any = None
 
 
 def _look_ahead_template(
-    search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
+    search: LabSearch, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
 ) -> None:
     """Note what the next nodes of the beam lack, each expansion taken back."""
     at = search.state[CURRENT] + 1
@@ -184,9 +209,9 @@ def _walk_template(
 ) -> bool:  # fmt: skip
     """As `vstore_kernels.walk.walk`, with an expansion of its own."""
     n_needs[:] = 0
-    search = SearchView(
+    search = LabSearch(
         state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, seeds, visited, buffer,
-        failing, wanted, need_lists, need_codes, n_needs,
+        failing, wanted, need_lists, need_codes, n_needs, np.uint32(state[EPOCH]),
     )  # fmt: skip
     tables = TableView(list_table, code_table, block_shift, M0, row_bytes, resident)
     query = QueryView(packed, factors, bits, width, bias_at)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore.lab.expand import (
+    LabSearch,
     count_checks,
     count_two_hop,
     cross,
@@ -27,16 +28,20 @@ from vstore.lab.expand import (
 from vstore_kernels.jit import Int
 from vstore_kernels.layout import MAX_TWO_HOP_FOUND
 from vstore_kernels.scoring import QueryView
-from vstore_kernels.views import SearchView, TableView
+from vstore_kernels.views import TableView
 
 Passing = NDArray[np.uint64]
 
+GAMMA: Final = 12
+"""How many times M candidates a node of an ACORN-gamma graph has: selectivity down to 1 / GAMMA."""
+AHEAD: Final = 4
+"""How many lists ahead are asked for."""
 N_BRIDGES: Final = 4
 """How many failing nodes RACORN-1 crosses to a third hop where two hops found nothing."""
 
 
 @expansion()
-def one_hop(node: Int, search: SearchView, tables: TableView, query: QueryView, passing: Passing) -> Int:
+def one_hop(node: Int, search: LabSearch, tables: TableView, query: QueryView, passing: Passing) -> Int:
     """The passing neighbours and no more: what is left of HNSW in the subgraph of passing nodes."""
     m = np.int64(0)
     row = open_list(node, search, tables)
@@ -50,7 +55,7 @@ def one_hop(node: Int, search: SearchView, tables: TableView, query: QueryView, 
 
 
 @expansion()
-def two_hop(node: Int, search: SearchView, tables: TableView, query: QueryView, passing: Passing) -> Int:
+def two_hop(node: Int, search: LabSearch, tables: TableView, query: QueryView, passing: Passing) -> Int:
     """ACORN-1 (Patel et al. 2024, section 6.1): all neighbours and theirs, the M0 first that pass."""
     m = np.int64(0)
     row = open_list(node, search, tables)
@@ -79,23 +84,27 @@ def two_hop(node: Int, search: SearchView, tables: TableView, query: QueryView, 
 
 
 @expansion()
-def beyond(middle: Int, m: Int, limit: Int, search: SearchView, tables: TableView, passing: Passing) -> Int:
+def beyond(middle: Int, m: Int, limit: Int, search: LabSearch, tables: TableView, passing: Passing) -> Int:
     """Cross a new failing node: offer the new passing ones of its list, until `m` is `limit`."""
     far = open_list(middle, search, tables)
     cross(middle, search)
-    for s in range(degree(far, tables)):
-        if m >= limit:
-            break
+    if far == 0:
+        return m
+    n_checks = np.int64(0)
+    for s in range(tables.M0):
         other = neighbor(far, s)
+        if other < 0 or m >= limit:
+            break
         if is_new(other, search):
-            count_checks(1, search)
+            n_checks += 1
             if passes(passing, other):
                 m = offer(other, m, search, tables)
+    count_checks(n_checks, search)
     return m
 
 
 @expansion()
-def adaptive(node: Int, search: SearchView, tables: TableView, query: QueryView, passing: Passing) -> Int:
+def adaptive(node: Int, search: LabSearch, tables: TableView, query: QueryView, passing: Passing) -> Int:
     """NaviX adaptive-local (Sehgal & Salihoglu 2025), with the estimates of its code.
 
     One hop where at least half of the neighbours pass. Else two hops: through the failing neighbours nearest
@@ -150,7 +159,7 @@ def adaptive(node: Int, search: SearchView, tables: TableView, query: QueryView,
 
 
 @expansion()
-def bridged(node: Int, search: SearchView, tables: TableView, query: QueryView, passing: Passing) -> Int:
+def bridged(node: Int, search: LabSearch, tables: TableView, query: QueryView, passing: Passing) -> Int:
     """RACORN-1's adaptive search fallback (Kim & Choe 2026), after its description: ACORN-1, and where no new
     passing node lies within two hops, a third hop over failing nodes taken at even strides.
 
@@ -185,34 +194,79 @@ def bridged(node: Int, search: SearchView, tables: TableView, query: QueryView, 
 
 
 @expansion()
-def switched(node: Int, search: SearchView, tables: TableView, query: QueryView, passing: Passing) -> Int:
+def switched(node: Int, search: LabSearch, tables: TableView, query: QueryView, passing: Passing) -> Int:
     """The engine's own expansion (`vstore_kernels.acorn`) as a plug-in: to measure what being one costs."""
     m = np.int64(0)
-    row = open_list(node, search, tables)
-    n = degree(row, tables)
-    count_checks(n, search)
+    n = np.int64(0)
     n_passing = np.int64(0)
-    for t in range(n):
-        other = neighbor(row, t)
-        if passes(passing, other):
-            n_passing += 1
-            if is_new(other, search):
-                m = offer(other, m, search, tables)
-        else:
-            prefetch_list(other, tables)
+    n_failing = np.int64(0)
+    row = open_list(node, search, tables)
+    if row != 0:
+        while n < tables.M0:
+            other = neighbor(row, n)
+            if other < 0:
+                break
+            n += 1
+            if passes(passing, other):
+                n_passing += 1
+                if is_new(other, search):
+                    m = offer(other, m, search, tables)
+            elif is_new(other, search):
+                search.heap_nodes[n_failing] = other
+                n_failing += 1
+    count_checks(n, search)
     if 2 * n_passing >= n:
         return m
     count_two_hop(search)
     found = n_passing
-    for t in range(n):
-        middle = neighbor(row, t)
+    for t in range(AHEAD):
+        if t == n_failing:
+            break
+        prefetch_list(np.int64(search.heap_nodes[t]), tables)
+    for t in range(n_failing):
         if found >= MAX_TWO_HOP_FOUND:
             break
-        if not passes(passing, middle) and is_new(middle, search):
-            before = m
-            # A list that was begun is looked through to its end.
-            m = beyond(middle, m, np.int64(1 << 30), search, tables, passing)
-            found += m - before
+        if t + AHEAD < n_failing:
+            prefetch_list(np.int64(search.heap_nodes[t + AHEAD]), tables)
+        before = m
+        # A list that was begun is looked through to its end.
+        m = beyond(np.int64(search.heap_nodes[t]), m, np.int64(1 << 30), search, tables, passing)
+        found += m - before
+    return m
+
+
+@expansion()
+def compressed(node: Int, search: LabSearch, tables: TableView, query: QueryView, passing: Passing) -> Int:
+    """ACORN-gamma (Patel et al. 2024, section 5.1): passing nodes of the list in its order of nearness, and
+    from place M_beta on also those of its neighbours' lists, which the build left out; the M_beta first.
+
+    For graphs of `gamma.build_gamma`, whose lists have GAMMA / 2 times M_beta places.
+    """
+    m = np.int64(0)
+    M_beta = 2 * tables.M0 // GAMMA
+    row = open_list(node, search, tables)
+    n = degree(row, tables)
+    found = np.int64(0)
+    for t in range(n):
+        if found >= M_beta:
+            break
+        middle = neighbor(row, t)
+        count_checks(1, search)
+        if passes(passing, middle):
+            found += 1
+            if is_new(middle, search):
+                m = offer(middle, m, search, tables)
+        if t < M_beta:
+            continue
+        far = open_list(middle, search, tables)
+        for s in range(degree(far, tables)):
+            if found >= M_beta:
+                break
+            other = neighbor(far, s)
+            count_checks(1, search)
+            if passes(passing, other) and is_new(other, search):
+                m = offer(other, m, search, tables)
+                found += 1
     return m
 
 
@@ -222,5 +276,6 @@ EXPANSIONS: Final[dict[str, Any]] = {
     "adaptive": adaptive,
     "bridged": bridged,
     "switched": switched,
+    "compressed": compressed,
 }
 """Every shipped expansion by name."""

@@ -42,6 +42,8 @@ class LabIndex:
     cluster_of: Int32s
     """int32[n]: the cluster of each node id; clusters are runs of ids in cluster order only."""
     block_shift: int = BLOCK_SHIFT
+    by_nearness: bool = False
+    """Whether each list keeps an order of its own instead of ascending; the format has none."""
 
     @property
     def n(self) -> int:
@@ -71,14 +73,19 @@ class LabIndex:
             self.metric,
             self.rows[order],
             np.ascontiguousarray(self.vectors[order]),
-            _relabelled(self.neighbors[order], place),
+            self._relabelled(self.neighbors[order], place),
             _upper_in_order(self.upper, place, rank),
             np.ascontiguousarray(self.codes[order]),
             self.code_params,
             self.centroids,
             np.ascontiguousarray(self.cluster_of[order]),
             self.block_shift,
+            self.by_nearness,
         )
+
+    def _relabelled(self, neighbors: Int32s, place: Int32s) -> Int32s:
+        moved = np.where(neighbors == NO_NODE, np.int32(NO_NODE), place[neighbors])
+        return moved if self.by_nearness else _sorted_rows(moved)
 
     def list_bytes(self) -> Int64s:
         """Return int64[n_blocks]: the bytes of each block of lists as the engine stores it."""
@@ -163,10 +170,6 @@ def _sorted_rows(neighbors: Int32s) -> Int32s:
     high = np.where(neighbors == NO_NODE, np.iinfo(np.int32).max, neighbors)
     high.sort(axis=1)
     return np.where(high == np.iinfo(np.int32).max, np.int32(NO_NODE), high)
-
-
-def _relabelled(neighbors: Int32s, place: Int32s) -> Int32s:
-    return _sorted_rows(np.where(neighbors == NO_NODE, np.int32(NO_NODE), place[neighbors]))
 
 
 def _upper_in_order(upper: UpperLevels, place: Int32s, rank: Int64s) -> UpperLevels:

@@ -212,7 +212,7 @@ def predicted_blocks(graph: LabGraph, query: Float32s, params: WalkParams) -> In
 
 
 def shipped() -> dict[str, LabTraversal]:
-    """Return every shipped traversal by name, new; `acorn_gamma` needs a graph of its own (`gamma`)."""
+    """Return every shipped traversal by name, new; `acorn_gamma` is meant for a graph of `gamma`."""
     found: list[LabTraversal] = [
         PostFilter(),
         ResultFilter(),
@@ -220,6 +220,7 @@ def shipped() -> dict[str, LabTraversal]:
         BeamTraversal("navix", expansions.adaptive),
         BeamTraversal("racorn1", expansions.bridged),
         ExactFallback("racorn1_plus", BeamTraversal("racorn1", expansions.bridged)),
+        BeamTraversal("acorn_gamma", expansions.compressed),
         BeamTraversal("cluster_acorn", expansions.switched, FirstInClusters()),
         Clusters(),
         ExactScan(),

@@ -33,7 +33,7 @@ _N, _D, _K = 600, 8, 10
 def small_points(n: int, seed: int) -> Float32s:
     """Return float32[n, 8]: clustered points."""
     rng = np.random.default_rng(seed)
-    centers = np.random.default_rng(3).standard_normal((8, _D)) * 3
+    centers = np.random.default_rng(3).standard_normal((8, _D)) * 1.5
     return (centers[rng.integers(0, 8, n)] + rng.standard_normal((n, _D))).astype(np.float32)
 
 
