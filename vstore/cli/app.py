@@ -12,7 +12,7 @@ import typer
 
 import vstore
 from vstore.cli import demo as demo_job
-from vstore.cli import evaluating, fields, importing, searching, upkeep
+from vstore.cli import evaluating, fields, importing, lab, searching, upkeep
 from vstore.cli.connection import (
     CREDENTIALS,
     AddressingStyle,
@@ -311,4 +311,5 @@ def serve(context: typer.Context) -> None:
 
 upkeep.register(app)
 fields.register(app)
+lab.register(app)
 evaluating.register(app)

@@ -82,8 +82,8 @@ def mode_walk(
 
 @dataclass(frozen=True, slots=True)
 class WatchedParams(WalkParams):
-    """Parameters of a walk that is looked at: `watch` gets the nodes scored so far (int32[m], ascending) at
-    each stop and at the end.
+    """Parameters of a walk that is looked at: `watch` gets the nodes scored or crossed so far (int32[m],
+    ascending) at each stop and at the end.
     """
 
     watch: Callable[[Int32s], None] | None = None

@@ -1,0 +1,161 @@
+"""Pictures of an experiment's table, as PNG bytes. matplotlib comes with the extra `lab`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from vstore.errors import MissingDependency
+
+Table = list[dict[str, Any]]
+Picture = tuple[str, bytes]
+"""A caption, and a PNG."""
+
+_COSTS: Final = (
+    ("latency_p50_ms", "virtual time of a query, p50, ms"),
+    ("bytes_fetched", "bytes fetched a query"),
+    ("usd_per_1000", "US dollars for 1,000 queries"),
+)
+
+
+def pyplot() -> Any:
+    """Return matplotlib.pyplot, drawing to memory.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingDependency("pictures need matplotlib: pip install 'vstore[lab]'") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def pictures(table: Table) -> list[Picture]:
+    """Return the pictures that a table has something for."""
+    makers: tuple[Callable[[Table], list[Picture]], ...] = (
+        recall_against_cost,
+        heat_map,
+        round_trips,
+        cache_curves,
+    )
+    return [picture for make in makers for picture in make(table)]
+
+
+def label(row: dict[str, Any], table: Table) -> str:
+    """Return a policy's name in legends: with its width, order, layout or block where these differ."""
+    parts = [row["policy"]]
+    for key, text in (("ef", "ef {}"), ("order", "{}"), ("layout", "{}"), ("block_shift", "2^{} rows")):
+        if len({other[key] for other in table}) > 1:
+            parts.append(text.format(row[key]))
+    return ", ".join(parts)
+
+
+def recall_against_cost(table: Table) -> list[Picture]:
+    """Return, for each store, recall against time, bytes and dollars; a point is a policy in a workload."""
+    plt = pyplot()
+    first = table[0]["cache"]
+    found: list[Picture] = []
+    for store in _distinct(table, "store"):
+        rows = [row for row in table if row["store"] == store and row["cache"] == first]
+        figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), sharey=True)
+        for axis, (key, title) in zip(axes, _COSTS, strict=True):
+            for number, name in enumerate(_labels(rows)):
+                of = [row for row in rows if label(row, rows) == name]
+                style = "osD^v<>pPX*"[number % 11]
+                axis.scatter([r[key] for r in of], [r["recall"] for r in of], s=26, marker=style, label=name)
+            axis.set_xlabel(title)
+            positive = [row[key] for row in rows if row[key] > 0]
+            if len(positive) == len(rows) and max(positive) > 20 * min(positive):
+                axis.set_xscale("log")
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("recall")
+        axes[-1].legend(fontsize=7, loc="lower right")
+        found.append((f"Recall against cost on {store}, cache {first}; a point is a workload.", _png(figure)))
+    return found
+
+
+def heat_map(table: Table) -> list[Picture]:
+    """Return recall of each policy in each workload."""
+    plt = pyplot()
+    rows = _one_server(table)
+    names, workloads = _labels(rows), _distinct(rows, "workload")
+    grid = np.full((len(names), len(workloads)), np.nan)
+    for i, name in enumerate(names):
+        for j, workload in enumerate(workloads):
+            of = [r["recall"] for r in rows if label(r, rows) == name and r["workload"] == workload]
+            grid[i, j] = float(np.mean(of)) if of else np.nan
+    figure, axis = plt.subplots(figsize=(2.5 + 0.62 * len(workloads), 1.6 + 0.36 * len(names)))
+    axis.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+    axis.set_xticks(range(len(workloads)), workloads, rotation=55, ha="right", fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    for (i, j), value in np.ndenumerate(grid):
+        axis.text(j, i, f"{value:.2f}".lstrip("0"), ha="center", va="center", fontsize=7)
+    return [("Recall of each traversal under each filter.", _png(figure))]
+
+
+def round_trips(table: Table) -> list[Picture]:
+    """Return round trips and requests of each policy, over all workloads."""
+    plt = pyplot()
+    rows = _one_server(table)
+    names = _labels(rows)
+    figure, axes = plt.subplots(1, 2, figsize=(12, 1.4 + 0.32 * len(names)), sharey=True)
+    for axis, key in zip(axes, ("n_round_trips", "n_requests"), strict=True):
+        values = [[row[key] for row in rows if label(row, rows) == name] for name in names]
+        axis.boxplot(values, orientation="horizontal", whis=(0, 100))
+        axis.set_yticks(range(1, len(names) + 1), names, fontsize=8)
+        axis.set_xscale("log")
+        axis.set_xlabel(f"{key} a query: least, quartiles, most over the workloads")
+        axis.grid(alpha=0.3)
+    return [(f"Round trips and requests, cache {rows[0]['cache']}.", _png(figure))]
+
+
+def cache_curves(table: Table) -> list[Picture]:
+    """Return requests and hit rates against the size of the cache, where several were tried."""
+    if len({row["limit_bytes"] for row in table}) < 3:
+        return []
+    plt = pyplot()
+    store = table[0]["store"]
+    rows = [row for row in table if row["store"] == store]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6))
+    for axis, key in zip(axes, ("hit_rate", "n_requests"), strict=True):
+        for name in _labels(rows):
+            for kind in sorted({row["cache"].split(",")[0] for row in rows if row["limit_bytes"]}):
+                sizes: dict[int, list[float]] = {}
+                for row in rows:
+                    if label(row, rows) == name and row["cache"].split(",")[0] == kind:
+                        sizes.setdefault(row["limit_bytes"], []).append(row[key])
+                x = sorted(sizes)
+                means = [np.mean(sizes[at]) for at in x]
+                axis.plot([at / 1e6 for at in x], means, "o-", label=f"{name}, {kind}", ms=4)
+        axis.set_xlabel("cache, MB")
+        axis.set_ylabel(f"{key}, mean over the workloads")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=6)
+    return [("What a cache returns, by its size.", _png(figure))]
+
+
+def _distinct(rows: Table, key: str) -> list[Any]:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def _labels(rows: Table) -> list[str]:
+    return list(dict.fromkeys(label(row, rows) for row in rows))
+
+
+def _one_server(table: Table) -> Table:
+    first = table[0]
+    return [row for row in table if row["store"] == first["store"] and row["cache"] == first["cache"]]
+
+
+def _png(figure: Any) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    pyplot().close(figure)
+    return data.getvalue()

@@ -1,0 +1,300 @@
+"""Runs an experiment: cell by cell, in two processes, each cell's result in a file of its own.
+
+A run that was broken off goes on where it was: a cell that has its file, of the same sources, is not run
+again. The results become one tidy table, a row for each cell, policy, cache and store.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import importlib.util
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vstore.errors import InvalidSetting, nearest
+from vstore.lab import datasets, keep
+from vstore.lab.driver import QueryTrace, run_alone, run_query
+from vstore.lab.experiment import Cell, Experiment, IndexChoice, Policy
+from vstore.lab.gamma import build_gamma
+from vstore.lab.graph import LabGraph
+from vstore.lab.index import LabIndex, build_index
+from vstore.lab.layouts import LAYOUTS
+from vstore.lab.orders import ORDERS
+from vstore.lab.planners import PLANNED
+from vstore.lab.replay import Cost, Server, replay
+from vstore.lab.trace import Trace, record, save
+from vstore.lab.walks import TRAVERSALS, LabTraversal
+from vstore.lab.workload import Filters, stream_of
+from vstore.progress import progress_of
+from vstore.traverse.base import WalkParams
+from vstore.types import Float32s
+from vstore_kernels import bitmap
+from vstore_kernels.distance import exact_distances
+from vstore_kernels.scan import topk
+
+GAMMA_GRAPHS: Final = frozenset({"acorn_gamma"})
+"""Traversals that walk a graph of their own."""
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: Path,
+    n_processes: int = 2,
+    progress: bool = True,
+    traces: bool = False,
+) -> list[dict[str, Any]]:
+    """Run what is not done yet and write `table.csv` and `facts.json` to `out`; return the table.
+
+    Args:
+        experiment: from `read_experiment`.
+        out: the folder of the results; made where it is not there.
+        n_processes: cells that run at once.
+        progress: shows a bar where there is a terminal.
+        traces: also keeps the trace of every cell and policy.
+    """
+    cells = out / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    sources = keep.sources_name()
+    files = [cells / f"{_cell_name(experiment, cell, sources)}.json" for cell in experiment.cells]
+    left = [i for i, file in enumerate(files) if not file.exists()]
+    done = len(files) - len(left)
+    with progress_of(progress, experiment.name, "cells") as report:
+        # Built here, by one process with all threads, so that no two build the same.
+        for cell in [experiment.cells[i] for i in left]:
+            for gamma in {policy.traversal in GAMMA_GRAPHS for policy in experiment.policies}:
+                index_of(out, cell, gamma)
+        report(done, len(files))
+        for _ in _each(experiment, [(i, files[i]) for i in left], out, n_processes, traces):
+            done += 1
+            report(done, len(files))
+    table = [row for file in files for row in json.loads(file.read_text())]
+    _write_table(table, out / "table.csv")
+    facts = facts_of(experiment, sources)
+    (out / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return table
+
+
+def _each(
+    experiment: Experiment, left: list[tuple[int, Path]], out: Path, n_processes: int, traces: bool
+) -> Iterator[None]:
+    if n_processes == 1 or len(left) < 2:
+        for i, file in left:
+            run_cell(experiment, i, file, out, traces)
+            yield
+        return
+    # Processes of their own: numba's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_processes, mp_context=context) as pool:
+        futures: list[Future[None]] = [
+            pool.submit(run_cell, experiment, i, file, out, traces) for i, file in left
+        ]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def run_cell(experiment: Experiment, number: int, file: Path, out: Path, traces: bool = False) -> None:
+    """Run all policies, caches and stores over one cell and write its rows to `file`."""
+    cell = experiment.cells[number]
+    rows = []
+    for policy in experiment.policies:
+        index = index_of(out, cell, policy.traversal in GAMMA_GRAPHS)
+        graph = LabGraph(index, LAYOUTS[cell.index.layout](index))
+        found, recall = _walk_all(experiment, cell, graph, policy, queries_of(cell))
+        trace = record(found, graph.placement.sizes)
+        if traces:
+            (out / "traces").mkdir(exist_ok=True)
+            save(trace, out / "traces" / f"{number}-{policy.name}-{policy.ef}.msgpack")
+        for cache in experiment.caches:
+            for store in experiment.stores:
+                server = Server(graph.placement, cache, store, cell.seed, experiment.reads)
+                costs = replay(trace, server, experiment.n_clients)
+                named = {"cache": cache.name, "limit_bytes": cache.limit_bytes, "store": store.name}
+                rows.append(_describe(cell, index) | _policy(policy) | named | _means(trace, costs, recall))
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(rows))
+    part.replace(file)
+
+
+def _walk_all(
+    experiment: Experiment, cell: Cell, graph: LabGraph, policy: Policy, queries: Float32s
+) -> tuple[list[QueryTrace], float]:
+    """Return the traces of a cell's stream, and the mean recall."""
+    index = graph.index
+    traversal = traversal_of(policy.traversal, experiment.folder)
+    order = stream_of(cell.workload, queries, index, experiment.n_queries, cell.seed)
+    filters = Filters(cell.workload, index, cell.seed)
+    params = params_of(policy, experiment.k)
+    found, recalls = [], []
+    for place, number in enumerate(order.tolist()):
+        query = queries[number]
+        passing = filters.of(place, query)
+        trace = run_alone(run_query(graph, traversal, query, passing, params, experiment.k, place))
+        found.append(trace)
+        nodes = np.arange(index.n, dtype=np.int32) if passing is None else bitmap.indices(passing)
+        recalls.append(recall_of(index, query, nodes, trace, experiment.k))
+    return found, float(np.mean(recalls))
+
+
+def recall_of(index: LabIndex, query: Float32s, nodes: Any, trace: QueryTrace, k: int) -> float:
+    """Return the share of the k nearest among `nodes` (int32[m]) that were found, by distance: ties count."""
+    wanted = min(k, len(nodes))
+    if wanted == 0:
+        return 1.0
+    exact = exact_distances(query, index.vectors, nodes, index.metric)
+    farthest = exact[topk(exact, wanted)[-1]]
+    return float(np.count_nonzero(trace.distances <= farthest * (1 + 1e-5) + 1e-6) / wanted)
+
+
+def params_of(policy: Policy, k: int) -> WalkParams:
+    """Return the walk's parameters; a beam is never narrower than k."""
+    return WalkParams(max(policy.ef, k), policy.n_seeds, policy.lookahead or None, policy.n_predicted)
+
+
+@functools.cache
+def traversal_of(name: str, folder: Path) -> LabTraversal:
+    """Return a traversal by its name: a shipped one, or "file.py:name" with the file in `folder`.
+
+    Raises:
+        InvalidSetting: there is none.
+    """
+    file, _, attribute = name.rpartition(":")
+    if not file:
+        known = {**TRAVERSALS, **PLANNED}
+        if name not in known:
+            raise InvalidSetting(
+                f"traversal {name!r} is none of {', '.join(known)}{nearest(name, known)}; "
+                "one of your own is named file.py:name"
+            )
+        return known[name]
+    spec = importlib.util.spec_from_file_location(Path(file).stem, folder / file)
+    if spec is None or spec.loader is None or not (folder / file).is_file():
+        raise InvalidSetting(f"traversal {name!r}: {folder / file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, attribute):
+        raise InvalidSetting(f"traversal {name!r}: {file} has no {attribute!r}")
+    traversal: LabTraversal = getattr(module, attribute)
+    return traversal
+
+
+def queries_of(cell: Cell) -> Float32s:
+    """Return float32[m, d]: the queries of a cell's data set."""
+    return _load(json.dumps(cell.data)).queries
+
+
+def index_of(out: Path, cell: Cell, gamma: bool) -> LabIndex:
+    """Return the index of a cell, built, or kept in `out`; that of ACORN-gamma where `gamma` is set."""
+    return _index(out, json.dumps(cell.data), cell.index, gamma)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(data: str) -> datasets.Dataset:
+    return datasets.load(json.loads(data))
+
+
+@functools.lru_cache(maxsize=4)
+def _index(out: Path, data: str, choice: IndexChoice, gamma: bool) -> LabIndex:
+    """Return an index, built or kept; its id order is applied to the one that is kept."""
+    built = {k: v for k, v in dataclasses.asdict(choice).items() if k not in ("order", "layout")}
+    key = {"data": json.loads(data), "index": built, "gamma": gamma, "sources": keep.sources_name()}
+
+    def make() -> LabIndex:
+        loaded = _load(data)
+        if gamma:
+            return build_gamma(_plain(out, data, choice))
+        return build_index(loaded.vectors, loaded.metric, **built)
+
+    index = keep.kept(out / "indexes" / f"{keep.name_of(key)}.npz", make)
+    return index if choice.order == "cluster" else index.renumbered(ORDERS[choice.order](index))
+
+
+def _plain(out: Path, data: str, choice: IndexChoice) -> LabIndex:
+    return _index(out, data, dataclasses.replace(choice, order="cluster"), False)
+
+
+def _cell_name(experiment: Experiment, cell: Cell, sources: str) -> str:
+    described = dataclasses.asdict(experiment) | {"cells": None, "folder": None, "text": None}
+    described |= {"name": None, "title": None, "drawings": None}
+    return keep.name_of(json.loads(json.dumps([described, dataclasses.asdict(cell), sources], default=str)))
+
+
+def _describe(cell: Cell, index: LabIndex) -> dict[str, Any]:
+    workload = cell.workload
+    return {
+        "data": cell.data.get("kind", ""),
+        "n": index.n,
+        "d": index.vectors.shape[1],
+        "order": cell.index.order,
+        "layout": cell.index.layout,
+        "block_shift": cell.index.block_shift,
+        "workload": workload.name,
+        "selectivity": workload.selectivity,
+        "correlation": workload.correlation,
+        "seed": cell.seed,
+    }
+
+
+def _policy(policy: Policy) -> dict[str, Any]:
+    return {"policy": policy.name, "ef": policy.ef, "n_seeds": policy.n_seeds}
+
+
+def _means(trace: Trace, costs: list[Cost], recall: float) -> dict[str, Any]:
+    """Return recall, the mean counts of a query, and the quantiles of its virtual time."""
+    walked = trace.queries
+    out: dict[str, Any] = {"n_queries": len(walked), "recall": recall}
+    for name in ("n_distances", "n_hops", "n_filter_checks", "n_lists", "n_candidates", "n_rescored"):
+        out[name] = float(np.mean([query.counters.get(name, 0) for query in walked]))
+    for name in ("n_rounds", "n_round_trips", "n_requests", "bytes_fetched", "n_units", "n_cache_hits"):
+        out[name] = float(np.mean([getattr(cost, name) for cost in costs]))
+    for stage in ("traverse", "rescore"):
+        out[f"bytes_{stage}"] = float(np.mean([cost.by_stage.get(stage, 0) for cost in costs]))
+    asked = sum(cost.n_units for cost in costs)
+    out["hit_rate"] = sum(cost.n_cache_hits for cost in costs) / asked if asked else 0.0
+    out["usd_per_1000"] = float(np.mean([cost.usd for cost in costs])) * 1000
+    times: Any = [cost.latency_ms for cost in costs]
+    for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        out[f"latency_{name}_ms"] = float(np.quantile(times, share))
+    return out
+
+
+def _write_table(table: list[dict[str, Any]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def facts_of(experiment: Experiment, sources: str) -> dict[str, Any]:
+    """Return what the results depend on: versions, machine, commit."""
+    try:
+        asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "name": experiment.name,
+        "title": experiment.title,
+        "experiment": experiment.text,
+        "commit": commit,
+        "sources": sources,
+        "versions": {name: version(name) for name in ("vstore", "numpy", "numba")},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
