@@ -84,9 +84,8 @@ def main() -> None:
             base.append(took["built_in"] / len(prepared) * 1e6)
         row = {"share": share, "ratio": statistics.median(ratios), "built_in_us": statistics.median(base)}
         rows.append(row)
-        print(
-            f"{share:>5.0%} pass: plug-in / built-in {row['ratio']:.3f} of {row['built_in_us']:.0f} us a query"
-        )
+        ratio, base_us = row["ratio"], row["built_in_us"]
+        print(f"{share:>5.0%} pass: plug-in / built-in {ratio:.3f} of {base_us:.0f} us a query")
     worst = max(row["ratio"] for row in rows)
     print(f"worst {worst:.3f}; the limit is {LIMIT}: {'holds' if worst <= LIMIT else 'does not hold'}")
     report = {"data": asked.data, "rows": asked.rows, "ef": params.ef, "shares": rows, "worst": worst}

@@ -18,12 +18,13 @@ from vstore.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = (ROOT / "docs" / "REFERENCE.md").read_text()
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 RUN_HERE = (
     "README.md",
     "docs/CACHE.md",
     "docs/RERANKING.md",
     "docs/LAB.md",
+    "docs/lab/parts.md",
     "docs/README.md",
     "docs/REFERENCE.md",
     "ARCHITECTURE.md",
@@ -80,11 +81,14 @@ def test_every_rerank_setting_is_documented() -> None:
 def test_every_command_is_documented_and_shows_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     upkeep = {"compact", "verify", "export", "gc", "tag", "restore", "add-field", "drop-field"}
-    assert set(commands) == {"demo", "info", "import", "search", "warm", "eval", "serve"} | upkeep
+    assert set(commands) == {"demo", "info", "import", "search", "warm", "eval", "serve", "lab"} | upkeep
     for name, command in commands.items():
         assert f"`vstore {name}" in REFERENCE
         assert command.epilog.startswith(f"Example: vstore {name} ")
         assert command.help
+    for name, command in commands["lab"].commands.items():
+        assert f"`vstore lab {name}" in REFERENCE
+        assert command.epilog.startswith(f"Example: vstore lab {name} ")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -2,7 +2,6 @@
 
 from vstore.lab.walks import Clusters
 
-clusters_4 = Clusters(n_probe=4)
 clusters_8 = Clusters(n_probe=8)
 clusters_16 = Clusters(n_probe=16)
 clusters_32 = Clusters(n_probe=32)

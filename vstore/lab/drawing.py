@@ -11,9 +11,9 @@ from vstore.lab.beam import WatchedParams
 from vstore.lab.driver import run_alone, run_query
 from vstore.lab.experiment import Cell, Experiment, Policy
 from vstore.lab.graph import LabGraph
-from vstore.lab.layouts import LAYOUTS
+from vstore.lab.parts import layout_of, traversal_of
 from vstore.lab.plots import Picture, _png, pyplot
-from vstore.lab.runner import GAMMA_GRAPHS, index_of, params_of, queries_of, traversal_of
+from vstore.lab.runner import GAMMA_GRAPHS, index_of, params_of, queries_of
 from vstore.lab.workload import Filters, stream_of
 from vstore.types import Bitmap, Float32s, Float64s, Int32s
 from vstore_kernels import bitmap
@@ -39,7 +39,7 @@ def draw(experiment: Experiment, cell: Cell, place: int, out: Path) -> Picture:
     """Return the walks of the query at a place of the stream, side by side."""
     plt = pyplot()
     queries = queries_of(cell)
-    index = index_of(out, cell, False)
+    index = index_of(experiment, out, cell, False)
     number = int(stream_of(cell.workload, queries, index, experiment.n_queries, cell.seed)[place])
     query = queries[number]
     passing = Filters(cell.workload, index, cell.seed).of(place, query)
@@ -88,8 +88,8 @@ def _walked(
     experiment: Experiment, cell: Cell, policy: Policy, query: Float32s, passing: Bitmap | None, out: Path
 ) -> tuple[list[Int32s], Any]:
     """Return what each round met first, and the rows found; no rounds where a traversal has no beam."""
-    index = index_of(out, cell, policy.traversal in GAMMA_GRAPHS)
-    graph = LabGraph(index, LAYOUTS[cell.index.layout](index))
+    index = index_of(experiment, out, cell, policy.traversal in GAMMA_GRAPHS)
+    graph = LabGraph(index, layout_of(cell.index.layout, experiment.folder)(index))
     seen: list[Int32s] = []
     plain = params_of(policy, experiment.k)
     params = WatchedParams(plain.ef, plain.n_seeds, plain.lookahead, plain.n_predicted, seen.append)

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vstore.errors import InvalidSetting, nearest
-from vstore.lab.layouts import LAYOUTS
-from vstore.lab.orders import ORDERS
+from vstore.lab import parts
 from vstore.lab.replay import CacheChoice, ReadRule
 from vstore.lab.stores import Empirical, Fixed, LogNormal, StoreModel, preset
 from vstore.lab.workload import Workload
@@ -60,11 +59,8 @@ class IndexChoice:
     block_shift: int = 8
     """log2 of the rows of a block of lists, and of codes."""
     order: str = "cluster"
+    """A shipped one, or "file.py:name"."""
     layout: str = "separate"
-
-    def __post_init__(self) -> None:
-        require(self.order in ORDERS, f"order is {self.order!r}; it must be one of {', '.join(ORDERS)}")
-        require(self.layout in LAYOUTS, f"layout is {self.layout!r}; it must be one of {', '.join(LAYOUTS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +128,13 @@ def read_experiment(path: str | Path) -> Experiment:
     caches = [_cache(cache) for cache in text.get("cache", [{}])]
     for kind, names in (("cache", [c.name for c in caches]), ("store", [s.name for s in stores])):
         require(len(set(names)) == len(names), f"{path}: two of [[{kind}]] have one name: {names}")
+    for policy in policies:
+        parts.traversal_of(policy.traversal, path.parent)
+    for index in indexes:
+        parts.order_of(index.order, path.parent)
+        parts.layout_of(index.layout, path.parent)
+    for cache in caches:
+        parts.cache_of(cache, path.parent)
     counts = {key: text.get(key, default) for key, default in (("queries", 100), ("clients", 1), ("k", 10))}
     require(min(counts.values()) >= 1, f"{path}: {counts}; each must be 1 or more")
     return Experiment(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -23,19 +22,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from vstore.errors import InvalidSetting, nearest
 from vstore.lab import datasets, keep
 from vstore.lab.driver import QueryTrace, run_alone, run_query
 from vstore.lab.experiment import Cell, Experiment, IndexChoice, Policy
 from vstore.lab.gamma import build_gamma
 from vstore.lab.graph import LabGraph
 from vstore.lab.index import LabIndex, build_index
-from vstore.lab.layouts import LAYOUTS
-from vstore.lab.orders import ORDERS
-from vstore.lab.planners import PLANNED
+from vstore.lab.parts import cache_of, layout_of, order_of, traversal_of
 from vstore.lab.replay import Cost, Server, replay
 from vstore.lab.trace import Trace, record, save
-from vstore.lab.walks import TRAVERSALS, LabTraversal
 from vstore.lab.workload import Filters, stream_of
 from vstore.progress import progress_of
 from vstore.traverse.base import WalkParams
@@ -74,7 +69,7 @@ def run_experiment(
         # Built here, by one process with all threads, so that no two build the same.
         for cell in [experiment.cells[i] for i in left]:
             for gamma in {policy.traversal in GAMMA_GRAPHS for policy in experiment.policies}:
-                index_of(out, cell, gamma)
+                index_of(experiment, out, cell, gamma)
         report(done, len(files))
         for _ in _each(experiment, [(i, files[i]) for i in left], out, n_processes, traces):
             done += 1
@@ -114,8 +109,8 @@ def run_cell(experiment: Experiment, number: int, file: Path, out: Path, traces:
     cell = experiment.cells[number]
     rows = []
     for policy in experiment.policies:
-        index = index_of(out, cell, policy.traversal in GAMMA_GRAPHS)
-        graph = LabGraph(index, LAYOUTS[cell.index.layout](index))
+        index = index_of(experiment, out, cell, policy.traversal in GAMMA_GRAPHS)
+        graph = LabGraph(index, layout_of(cell.index.layout, experiment.folder)(index))
         found, recall = _walk_all(experiment, cell, graph, policy, queries_of(cell))
         trace = record(found, graph.placement.sizes)
         if traces:
@@ -123,7 +118,8 @@ def run_cell(experiment: Experiment, number: int, file: Path, out: Path, traces:
             save(trace, out / "traces" / f"{number}-{policy.name}-{policy.ef}.msgpack")
         for cache in experiment.caches:
             for store in experiment.stores:
-                server = Server(graph.placement, cache, store, cell.seed, experiment.reads)
+                policies = cache_of(cache, experiment.folder)
+                server = Server(graph.placement, policies, store, cell.seed, experiment.reads)
                 costs = replay(trace, server, experiment.n_clients)
                 named = {"cache": cache.name, "limit_bytes": cache.limit_bytes, "store": store.name}
                 rows.append(_describe(cell, index) | _policy(policy) | named | _means(trace, costs, recall))
@@ -167,41 +163,15 @@ def params_of(policy: Policy, k: int) -> WalkParams:
     return WalkParams(max(policy.ef, k), policy.n_seeds, policy.lookahead or None, policy.n_predicted)
 
 
-@functools.cache
-def traversal_of(name: str, folder: Path) -> LabTraversal:
-    """Return a traversal by its name: a shipped one, or "file.py:name" with the file in `folder`.
-
-    Raises:
-        InvalidSetting: there is none.
-    """
-    file, _, attribute = name.rpartition(":")
-    if not file:
-        known = {**TRAVERSALS, **PLANNED}
-        if name not in known:
-            raise InvalidSetting(
-                f"traversal {name!r} is none of {', '.join(known)}{nearest(name, known)}; "
-                "one of your own is named file.py:name"
-            )
-        return known[name]
-    spec = importlib.util.spec_from_file_location(Path(file).stem, folder / file)
-    if spec is None or spec.loader is None or not (folder / file).is_file():
-        raise InvalidSetting(f"traversal {name!r}: {folder / file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise InvalidSetting(f"traversal {name!r}: {file} has no {attribute!r}")
-    traversal: LabTraversal = getattr(module, attribute)
-    return traversal
-
-
 def queries_of(cell: Cell) -> Float32s:
     """Return float32[m, d]: the queries of a cell's data set."""
     return _load(json.dumps(cell.data)).queries
 
 
-def index_of(out: Path, cell: Cell, gamma: bool) -> LabIndex:
+def index_of(experiment: Experiment, out: Path, cell: Cell, gamma: bool) -> LabIndex:
     """Return the index of a cell, built, or kept in `out`; that of ACORN-gamma where `gamma` is set."""
-    return _index(out, json.dumps(cell.data), cell.index, gamma)
+    plain = _index(out, json.dumps(cell.data), dataclasses.replace(cell.index, order="cluster"), gamma)
+    return _ordered(plain, cell.index.order, experiment.folder)
 
 
 @functools.lru_cache(maxsize=2)
@@ -211,22 +181,22 @@ def _load(data: str) -> datasets.Dataset:
 
 @functools.lru_cache(maxsize=4)
 def _index(out: Path, data: str, choice: IndexChoice, gamma: bool) -> LabIndex:
-    """Return an index, built or kept; its id order is applied to the one that is kept."""
+    """Return an index in cluster order, built or kept."""
     built = {k: v for k, v in dataclasses.asdict(choice).items() if k not in ("order", "layout")}
     key = {"data": json.loads(data), "index": built, "gamma": gamma, "sources": keep.sources_name()}
 
     def make() -> LabIndex:
         loaded = _load(data)
         if gamma:
-            return build_gamma(_plain(out, data, choice))
+            return build_gamma(_index(out, data, choice, False))
         return build_index(loaded.vectors, loaded.metric, **built)
 
-    index = keep.kept(out / "indexes" / f"{keep.name_of(key)}.npz", make)
-    return index if choice.order == "cluster" else index.renumbered(ORDERS[choice.order](index))
+    return keep.kept(out / "indexes" / f"{keep.name_of(key)}.npz", make)
 
 
-def _plain(out: Path, data: str, choice: IndexChoice) -> LabIndex:
-    return _index(out, data, dataclasses.replace(choice, order="cluster"), False)
+@functools.lru_cache(maxsize=4)
+def _ordered(index: LabIndex, order: str, folder: Path) -> LabIndex:
+    return index if order == "cluster" else index.renumbered(order_of(order, folder)(index))
 
 
 def _cell_name(experiment: Experiment, cell: Cell, sources: str) -> str:
