@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,7 +93,7 @@ def _walked(
     graph = LabGraph(index, layout_of(cell.index.layout, experiment.folder)(index))
     seen: list[Int32s] = []
     plain = params_of(policy, experiment.k)
-    params = WatchedParams(plain.ef, plain.n_seeds, plain.lookahead, plain.n_predicted, seen.append)
+    params = WatchedParams(**dataclasses.asdict(plain), watch=seen.append)
     traversal = traversal_of(policy.traversal, experiment.folder)
     trace = run_alone(run_query(graph, traversal, query, passing, params, experiment.k))
     rounds = []
