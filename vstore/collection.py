@@ -14,6 +14,7 @@ from vstore.filters import FilterLike, compile_filter
 from vstore.handle import Handle, Parts
 from vstore.ingest.batches import Keys
 from vstore.ingest.inputs import as_keys, as_vectors, check_unique, row_batch
+from vstore.ingest.loading import BulkLoads
 from vstore.ingest.opening import Opening
 from vstore.ingest.schema import check_field, with_field, without_field
 from vstore.ingest.update import Missing, as_changes, check_missing, updated_rows
@@ -35,7 +36,7 @@ from vstore.types import BatchHits, FieldType, Hits, Receipt, Record, Warmed
 Progress = bool | Callable[[int, int], None]
 
 
-class Collection(Handle):
+class Collection(Handle, BulkLoads):
     """Vectors with attributes and documents under one name. Made by `Database`; thread-safe.
 
     Reads see every write made through the same connection, and what others had published when the

@@ -12,12 +12,12 @@ from typing import Self, TypeVar
 from vstore.catalog import Catalog
 from vstore.catalog.pins import At, Lease, find_snapshot
 from vstore.errors import Closed, ReadOnly, StaleRead, WriterFenced
+from vstore.ingest.bulk import BulkWriter
 from vstore.ingest.opening import Loaded, Opening
 from vstore.ingest.reader import OpenShard, load_view, open_snapshot
 from vstore.ingest.registry import WriterRegistry
 from vstore.ingest.token import VersionToken, parse_token
 from vstore.ingest.view import CollectionView, LiveShard
-from vstore.ingest.writer import Writer
 from vstore.query.hydration import Hydration
 from vstore.query.search import Engine
 from vstore.settings import IndexSettings, Settings
@@ -59,7 +59,7 @@ class Handle:
         self._parts = parts
         self._engine = parts.engine
         self._lock = threading.Lock()
-        self._writer: Writer[Shard] | None = None
+        self._writer: BulkWriter[Shard] | None = None
         self._closed = False
         self._at = at
         self._lease: Lease | None = None
@@ -193,7 +193,7 @@ class Handle:
         writer = self._writes()
         return self._loaded.view() if writer is None else writer.view()
 
-    def _writes(self) -> Writer[Shard] | None:
+    def _writes(self) -> BulkWriter[Shard] | None:
         """Return the writer whose view is this handle's, if any."""
         return None if self._at is not None else self._writer or self._parts.writers.get(self._name)
 
@@ -203,7 +203,7 @@ class Handle:
         return None if self._writes() is not None else self._loaded.early(answer)
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer[Shard]]:
+    def _writing(self) -> Iterator[BulkWriter[Shard]]:
         """Lend the writer that this connection's handles share; one that was fenced is let go."""
         writers = self._parts.writers
         with self._lock:

@@ -181,6 +181,8 @@ class Settings:
     memtable_rows: int = 50_000
     """A memtable of this many rows is flushed to a shard; at twice as many, writes wait for it."""
     memtable_bytes: int = 256 << 20
+    shard_bytes: int = 1 << 30
+    """`bulk_load` begins a new shard where its codes and neighbour lists would take more than this."""
     background: bool = True
     """Flush full memtables and merge shards in a thread; without it, the write that fills one flushes it."""
     n_threads: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
@@ -222,6 +224,7 @@ class Settings:
         )
         require(self.memtable_rows >= 1, f"memtable_rows is {self.memtable_rows}; it must be 1 or more")
         require(self.memtable_bytes >= 1, f"memtable_bytes is {self.memtable_bytes}; it must be 1 or more")
+        require(self.shard_bytes >= 1 << 16, f"shard_bytes is {self.shard_bytes}; it must be 65536 or more")
         require(self.n_threads >= 1, f"n_threads is {self.n_threads}; it must be 1 or more")
         require(
             1 <= self.io_concurrency <= 1024,

@@ -9,7 +9,7 @@ directory of all blocks (offset, size, CRC32C) and the contents of the sections 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,11 +57,17 @@ class Directory:
 
 
 class ShardFileWriter:
-    """Collects sections and lays them out as one file."""
+    """Lays sections out as one file.
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = [FILE_MAGIC]
-        self._at = len(FILE_MAGIC)
+    Args:
+        sink: takes the file's bytes as they come; without one they are collected for `finish`.
+    """
+
+    def __init__(self, sink: Callable[[bytes], object] | None = None) -> None:
+        self._parts: list[bytes] = []
+        self._sink = sink or self._parts.append
+        self.size_bytes = 0
+        self._write(FILE_MAGIC)
         self._directories: dict[str, dict[str, Any]] = {}
         self._sections: dict[str, Extent] = {}
         self._in_head: dict[str, bytes] = {}
@@ -79,32 +85,36 @@ class ShardFileWriter:
             compress: store each block as a zstd frame.
         """
         compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-        start = self._at
-        offsets, sizes, checks = [self._at], [], []
+        start = self.size_bytes
+        offsets, sizes, checks = [start], [], []
         for block in blocks:
             stored = compressor.compress(block) if compress else bytes(block)
             sizes.append(len(block))
             checks.append(checksum(stored))
-            self._parts.append(stored)
-            self._at += len(stored)
-            offsets.append(self._at)
+            self._write(stored)
+            offsets.append(self.size_bytes)
         self._directories[name] = {
             "offsets": np.array(offsets, dtype="<i8").tobytes(),
             "sizes": np.array(sizes, dtype="<i8").tobytes(),
             "checks": np.array(checks, dtype="<u4").tobytes(),
             "compressed": compress,
         }
-        self._sections[name] = Extent(start, self._at - start)
-        return self._at - start
+        self._sections[name] = Extent(start, self.size_bytes - start)
+        return self.size_bytes - start
+
+    def _write(self, data: bytes) -> None:
+        self._sink(data)
+        self.size_bytes += len(data)
 
     def finish(self) -> tuple[bytes, Extent, dict[str, Extent]]:
-        """Return the file, and the extents of its head and of each section of blocks."""
+        """Return the file (b"" where a sink took it), and the extents of its head and of each section."""
         head = encode_frame(HEAD_MAGIC, pack({"sections": self._directories, "inline": self._in_head}))
-        extent = Extent(self._at, len(head))
-        size = self._at + len(head) + TRAILER_BYTES
+        extent = Extent(self.size_bytes, len(head))
+        size = self.size_bytes + len(head) + TRAILER_BYTES
         trailer = _TRAILER.pack(TRAILER_MAGIC, VERSION, 0, 0, extent.start, extent.length, size)
-        data = b"".join([*self._parts, head, trailer, struct.pack("<I", checksum(trailer))])
-        return data, extent, self._sections
+        self._write(head)
+        self._write(trailer + struct.pack("<I", checksum(trailer)))
+        return b"".join(self._parts), extent, self._sections
 
 
 class ShardFile:

@@ -23,6 +23,7 @@ from vstore.ingest.view import CollectionView, LiveShard, S
 from vstore.settings import IndexSettings
 from vstore.shard.regraph import OldGraph, worth_extending
 from vstore.storage.base import ObjectStore
+from vstore.storage.upload import Sink
 from vstore.types import Schema
 from vstore_kernels import bitmap
 
@@ -40,10 +41,12 @@ class BuildShard(Protocol):
         key: str,
         progress: Progress | None,
         old: OldGraph | None = None,
+        sink: Sink | None = None,
     ) -> tuple[ShardEntry, bytes]:
         """Return the manifest's entry and the file's bytes; the caller stores them under `key`.
 
-        `old` is a graph of the first of the rows, to begin with.
+        `old` is a graph of the first of the rows, to begin with. With a `sink`, that takes the bytes piece by
+        piece, and none are returned.
         """
         ...
 

@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 from vstore.catalog import Catalog
 from vstore.errors import CommitConflict
 from vstore.ingest.background import Background
+from vstore.ingest.bulk import BulkWriter
 from vstore.ingest.flush import BuildShard
 from vstore.ingest.reader import OpenShard
 from vstore.ingest.view import ShardLike
-from vstore.ingest.writer import Writer
 from vstore.settings import Settings
 
 S = TypeVar("S", bound=ShardLike)
@@ -32,14 +32,14 @@ class WriterRegistry(Generic[S]):
         self._open_shard = open_shard
         self._build_shard = build_shard
         self._lock = threading.Lock()
-        self._writers: dict[str, Writer[S]] = {}
+        self._writers: dict[str, BulkWriter[S]] = {}
         self._background = Background() if settings.background else None
 
-    def get(self, name: str) -> Writer[S] | None:
+    def get(self, name: str) -> BulkWriter[S] | None:
         """Return the collection's writer, or None where nothing was written through this connection."""
         return self._writers.get(name)
 
-    def acquire(self, name: str) -> Writer[S]:
+    def acquire(self, name: str) -> BulkWriter[S]:
         """Return the collection's writer, taking the collection over at the first call.
 
         Raises:
@@ -48,7 +48,7 @@ class WriterRegistry(Generic[S]):
         with self._lock:
             writer = self._writers.get(name)
             if writer is None:
-                writer = self._writers[name] = Writer.acquire(
+                writer = self._writers[name] = BulkWriter.acquire(
                     self._catalog,
                     name,
                     self._settings,

@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Self
 
 from vstore.catalog import Catalog
 from vstore.catalog.layout import log_prefix
@@ -71,7 +72,7 @@ class Writer(Publisher[S]):
         build_shard: BuildShard,
         new_id: Callable[[], str] = random_id,
         background: Background | None = None,
-    ) -> Writer[S]:
+    ) -> Self:
         """Become the collection's writer; the one before, if any, is fenced and loses nothing.
 
         With `background`, full memtables are flushed and shards are merged there; without it, by the write

@@ -23,6 +23,7 @@ from vstore.shard.head import encode_code_params, encode_meta
 from vstore.shard.payload import payload_block_rows, payload_blocks
 from vstore.shard.regraph import OldGraph, extended_hnsw
 from vstore.shard.space import to_space
+from vstore.storage.upload import Sink
 from vstore.types import Float32s, Int32s, Int64s, Schema, UInt8s
 from vstore_kernels import build, clusters, lists
 from vstore_kernels.codes import CodeParams
@@ -52,6 +53,7 @@ class ShardBuilder:
         key: str,
         progress: Progress | None = None,
         old: OldGraph | None = None,
+        sink: Sink | None = None,
     ) -> tuple[ShardEntry, bytes]:
         """Return the manifest entry and the bytes of a shard of these rows.
 
@@ -63,6 +65,7 @@ class ShardBuilder:
             key: the object's name.
             progress: called with (rows in the graph, rows).
             old: a graph of the first of the rows, to begin with.
+            sink: takes the bytes as they are made; none are returned then.
 
         Raises:
             InvalidInput: no rows.
@@ -81,7 +84,7 @@ class ShardBuilder:
         params, encoded = trial.codes()
         fields = tuple(schema.fields.items())
         payload_rows = payload_block_rows(rows)
-        writer = ShardFileWriter()
+        writer = ShardFileWriter(sink)
         column_rows = self._column_block_rows
         _add_head(
             writer, schema, index, rows.n, payload_rows, column_rows, order, params, trial.calibration, n_lost
@@ -100,7 +103,7 @@ class ShardBuilder:
         writer.add(sections.KEYS, _key_blocks(rows))
         writer.add(sections.KEY_INDEX, [_key_index(rows)], compress=False)
         data, head, extents = writer.finish()
-        return ShardEntry(shard_id, key, len(data), rows.n, head, extents), data
+        return ShardEntry(shard_id, key, writer.size_bytes, rows.n, head, extents), data
 
     def _graph(
         self,

@@ -24,6 +24,7 @@ from vstore.errors import (
 from vstore.settings import Clock, system_clock
 from vstore.storage.base import ByteRange, ObjectInfo
 from vstore.storage.keys import check_body, check_key, check_prefix, check_range, past_end
+from vstore.storage.upload import Sink
 
 TMP_PREFIX = ".tmp-"
 """Names of files being written; no key can begin a part with a dot."""
@@ -103,6 +104,23 @@ class LocalStore:
         with self._translated("write", key):
             path, tmp = self._write_tmp(key, data)
             try:
+                os.replace(tmp, path)
+            except BaseException:
+                _unlink(tmp)
+                raise
+            _fsync_directory(os.path.dirname(path))
+
+    @contextlib.contextmanager
+    def upload(self, key: str) -> Iterator[Sink]:
+        """Yield what writes the object's bytes beside its place; see UploadsPieces.upload."""
+        path = self._path(check_key(key))
+        with self._translated("write", key):
+            fd, tmp = self._open_tmp(path)
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    yield file.write
+                    file.flush()
+                    os.fsync(fd)
                 os.replace(tmp, path)
             except BaseException:
                 _unlink(tmp)
@@ -232,18 +250,7 @@ class LocalStore:
     def _write_tmp(self, key: str, data: bytes) -> tuple[str, str]:
         """Write `data` durably beside its place; return (path, temporary path)."""
         path = self._path(key)
-        directory = os.path.dirname(path)
-        tmp = os.path.join(directory, f"{TMP_PREFIX}{os.getpid():x}-{secrets.token_hex(8)}")
-        for attempt in range(100):
-            self._make_directory(directory)
-            try:
-                fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                break
-            except FileNotFoundError:
-                # A delete pruned the directory between the two lines above.
-                self._durable.discard(directory)
-                if attempt == 99:
-                    raise
+        fd, tmp = self._open_tmp(path)
         try:
             try:
                 view = memoryview(data)
@@ -256,6 +263,21 @@ class LocalStore:
             _unlink(tmp)
             raise
         return path, tmp
+
+    def _open_tmp(self, path: str) -> tuple[int, str]:
+        """Make a temporary file beside `path`; return (file descriptor, temporary path)."""
+        directory = os.path.dirname(path)
+        tmp = os.path.join(directory, f"{TMP_PREFIX}{os.getpid():x}-{secrets.token_hex(8)}")
+        for attempt in range(100):
+            self._make_directory(directory)
+            try:
+                return os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), tmp
+            except FileNotFoundError:
+                # A delete pruned the directory between the two lines above.
+                self._durable.discard(directory)
+                if attempt == 99:
+                    raise
+        raise AssertionError("unreachable")
 
     def _make_directory(self, directory: str) -> None:
         """Make `directory` and its parents durably, and sweep leftovers from it, once a process."""

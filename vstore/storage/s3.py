@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from vstore.storage.s3_client import S3Options, make_client
 from vstore.storage.s3_errors import S3_ERRORS, code_of, is_transient, status_of, store_error, translated
 from vstore.storage.s3_presigned import PresignedReader, can_presign
 from vstore.storage.s3_reader import BotoReader, ObjectReader, backoff_s
+from vstore.storage.s3_upload import MultipartUpload
+from vstore.storage.upload import Sink
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -168,6 +171,19 @@ class S3Store:
                     max_concurrency=min(10, self._settings.io_concurrency),
                 )
                 self._client.upload_fileobj(io.BytesIO(data), self._bucket, self._root + key, Config=config)
+
+    @contextmanager
+    def upload(self, key: str) -> Iterator[Sink]:
+        """Yield what takes the object's bytes, sent in parts as they come; see UploadsPieces.upload."""
+        self._check_open()
+        name, where = self._root + check_key(key), f"{self._where}: {key}"
+        upload = MultipartUpload(self._client, self._bucket, name, where, PART_BYTES)
+        try:
+            yield upload.write
+            upload.finish()
+        except BaseException:
+            upload.abort()
+            raise
 
     def put_if_absent(self, key: str, data: bytes) -> None:
         """Create the object or raise ObjectExists; see ObjectStore.put_if_absent."""
