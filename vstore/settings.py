@@ -201,8 +201,8 @@ class Settings:
     cold_bytes: int = 8 << 20
     """The most codes that a scan of clusters reads for one query, over all shards; four times as much under a
     filter whose rows lie away from the query."""
-    s3_reader: Literal["presigned", "boto3"] = "presigned"
-    """How S3 is read: by presigned URLs, in a fraction of the processor time, or by boto3 alone."""
+    s3_reader: Literal["presigned", "boto3", "obstore"] = "presigned"
+    """How S3 is read: by presigned URLs, for a fraction of boto3's processor time, by boto3, by obstore."""
     retention_s: float = 3600.0
     """Garbage collection keeps what a manifest younger than this names."""
     lease_s: float = 600.0
@@ -241,8 +241,8 @@ class Settings:
         )
         require(self.cold_bytes >= 1, f"cold_bytes is {self.cold_bytes}; it must be 1 or more")
         require(
-            self.s3_reader in ("presigned", "boto3"),
-            f"s3_reader is {self.s3_reader!r}; it must be 'presigned' or 'boto3'",
+            self.s3_reader in ("presigned", "boto3", "obstore"),
+            f"s3_reader is {self.s3_reader!r}; it must be 'presigned', 'boto3' or 'obstore'",
         )
         require(self.retention_s >= 0, f"retention_s is {self.retention_s}; it must be 0 or more")
         require(self.lease_s > 0, f"lease_s is {self.lease_s}; it must be more than 0")

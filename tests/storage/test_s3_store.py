@@ -37,9 +37,11 @@ def quick(n_retries=0, **options):
     return Settings(n_retries=n_retries, io_concurrency=4, sleep=lambda s: None, **chosen, **options)
 
 
-@pytest.fixture(params=["presigned", "boto3"])
+@pytest.fixture(params=["presigned", "boto3", "obstore"])
 def reader(request, monkeypatch):
-    """Run the test with both readers."""
+    """Run the test with each reader."""
+    if request.param == "obstore":
+        pytest.importorskip("obstore", reason="needs obstore; run: pip install 'vstore[obstore]'")
     monkeypatch.setitem(chosen, "s3_reader", request.param)
     return request.param
 

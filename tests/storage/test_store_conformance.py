@@ -22,6 +22,12 @@ from vstore.testing.store_suite import StoreSuite
 numbers = itertools.count()
 
 
+def needs(reader: str) -> None:
+    """Skip where the reader's package is not installed."""
+    if reader == "obstore":
+        pytest.importorskip("obstore", reason="needs obstore; run: pip install 'vstore[obstore]'")
+
+
 @pytest.fixture(scope="module")
 def moto_url():
     import boto3
@@ -60,8 +66,9 @@ class TestSeaweed(StoreSuite):
     n_listed = 1005
     n_rounds = 2
 
-    @pytest.fixture(params=["presigned", "boto3"])
+    @pytest.fixture(params=["presigned", "boto3", "obstore"])
     def store(self, request, s3_url, s3_options):
+        needs(request.param)
         settings = Settings(io_concurrency=8, s3_reader=request.param)
         store = open_store(s3_url, settings=settings, **s3_options)
         yield store
@@ -73,9 +80,11 @@ class TestCeph(StoreSuite):
     n_listed = 1005
     n_rounds = 2
 
-    @pytest.fixture
-    def store(self, ceph_url, ceph_options):
-        store = open_store(ceph_url, settings=Settings(io_concurrency=8), **ceph_options)
+    @pytest.fixture(params=["presigned", "obstore"])
+    def store(self, request, ceph_url, ceph_options):
+        needs(request.param)
+        settings = Settings(io_concurrency=8, s3_reader=request.param)
+        store = open_store(ceph_url, settings=settings, **ceph_options)
         yield store
         store.close()
 

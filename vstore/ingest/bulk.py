@@ -60,8 +60,11 @@ class BulkWriter(Writer[S]):
             except BaseException:
                 loading.undo()
                 raise
-            # What a commit may have named is not deleted: garbage collection finds out.
-            if not self._publish(frozen, (*kept, *shards)):
+            # What a commit may have named is not deleted: the next write settles it, and garbage collection.
+            self._change_unsettled = True
+            published = self._publish(frozen, (*kept, *shards))
+            self._change_unsettled = False
+            if not published:
                 raise StoreUnavailable(
                     f"collection {view.manifest.name!r}: another commit came in between; load again"
                 )

@@ -14,7 +14,7 @@ from vstore.ingest.inputs import row_batch
 from vstore.progress import progress_of
 from vstore.types import Schema
 
-BATCH_BYTES = 32 << 20
+BATCH_BYTES = 8 << 20
 """Arrays are read about this many bytes of vectors at a time."""
 
 

@@ -32,7 +32,7 @@ from vstore.storage.keys import check_body, check_key, check_prefix, check_range
 from vstore.storage.s3_client import S3Options, make_client
 from vstore.storage.s3_errors import S3_ERRORS, code_of, is_transient, status_of, store_error, translated
 from vstore.storage.s3_presigned import PresignedReader, can_presign
-from vstore.storage.s3_reader import BotoReader, ObjectReader, backoff_s
+from vstore.storage.s3_reader import BotoReader, ObjectReader, ReadsGroups, backoff_s
 from vstore.storage.s3_upload import MultipartUpload
 from vstore.storage.upload import Sink
 
@@ -89,14 +89,16 @@ class S3Store:
         self._where = f"{self.url} at {options.endpoint_url}" if options.endpoint_url else self.url
         self._client = make_client(options, self._settings)
         self._reader: ObjectReader = (
-            make_reader(self._client, bucket, self._root) if make_reader is not None else self._own_reader()
+            make_reader(self._client, bucket, self._root)
+            if make_reader is not None
+            else self._own_reader(options)
         )
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._bucket_seen = False
         self._closed = False
 
-    def _own_reader(self) -> ObjectReader:
+    def _own_reader(self, options: S3Options) -> ObjectReader:
         settings = self._settings
         boto = BotoReader(
             self._client,
@@ -107,6 +109,17 @@ class S3Store:
             n_retries=settings.n_retries,
             sleep=settings.sleep,
         )
+        if settings.s3_reader == "obstore":
+            from vstore.storage.s3_obstore import ObstoreReader
+
+            return ObstoreReader(
+                self._bucket,
+                self._root,
+                options=options,
+                settings=settings,
+                where=self._where,
+                missing=self._missing,
+            )
         if settings.s3_reader == "boto3" or not can_presign(self._bucket):
             return boto
         return PresignedReader(
@@ -141,21 +154,27 @@ class S3Store:
         for asked in ranges:
             check_range(*asked)
         fetches = self.plan(ranges)
-        if len(fetches) <= 1:
-            bodies = [self._reader.read(*fetch.range) for fetch in fetches]
+        groups = _groups(fetches, self._reader.group if isinstance(self._reader, ReadsGroups) else 1)
+        if len(groups) <= 1:
+            parts = [self._read_group(group) for group in groups]
         else:
             # In copies of the caller's context, which counts the requests that are repeated.
             futures = [
-                self._threads().submit(copy_context().run, partial(self._reader.read, *fetch.range))
-                for fetch in fetches
+                self._threads().submit(copy_context().run, partial(self._read_group, group))
+                for group in groups
             ]
             try:
-                bodies = [future.result() for future in futures]
+                parts = [future.result() for future in futures]
             except BaseException:
                 for future in futures:
                     future.cancel()
                 raise
-        return split_fetches(ranges, fetches, bodies)
+        return split_fetches(ranges, fetches, [body for part in parts for body in part])
+
+    def _read_group(self, group: Sequence[ByteRange]) -> list[bytes]:
+        if isinstance(self._reader, ReadsGroups) and group[0].length is not None:
+            return self._reader.read_group(group)
+        return [self._reader.read(*asked) for asked in group]
 
     def put(self, key: str, data: bytes) -> None:
         """Write the object whole; see ObjectStore.put."""
@@ -361,6 +380,19 @@ class S3Store:
     def _check_open(self) -> None:
         if self._closed:
             raise Closed(f"{self._where} was closed; connect again")
+
+
+def _groups(fetches: Sequence[Fetch], most: int) -> list[list[ByteRange]]:
+    """Return the fetches' ranges, in order, in runs of at most `most` of one object with a known length."""
+    groups: list[list[ByteRange]] = []
+    for fetch in fetches:
+        asked, last = fetch.range, groups[-1] if groups else []
+        alike = bool(last) and last[0].key == asked.key and None not in (asked.length, last[0].length)
+        if alike and len(last) < most:
+            last.append(asked)
+        else:
+            groups.append([asked])
+    return groups
 
 
 def _one_error(code: str, key: str) -> ClientError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vstore.errors import CorruptData, StorageError
 from vstore.settings import Sleep
+from vstore.storage.base import ByteRange
 from vstore.storage.keys import past_end
 from vstore.storage.retries import count_retry
 from vstore.storage.s3_errors import S3_ERRORS, is_transient, status_of, store_error
@@ -41,6 +42,23 @@ class ObjectReader(Protocol):
 
     def close(self) -> None:
         """Release connections."""
+        ...
+
+
+@runtime_checkable
+class ReadsGroups(Protocol):
+    """An ObjectReader that reads several ranges of one object by one call, each by a request of its own."""
+
+    @property
+    def group(self) -> int:
+        """The most ranges of a call."""
+        ...
+
+    def read_group(self, ranges: Sequence[ByteRange]) -> list[bytes]:
+        """Return the bytes of each range, all of one object and of a known length.
+
+        Raises: as `ObjectReader.read`.
+        """
         ...
 
 
