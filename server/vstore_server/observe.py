@@ -18,8 +18,6 @@ from vstore_server.methods import Call, Method
 from vstore_server.metrics import Family, Labels, Registry
 from vstore_server.tracing import Tracing
 
-MAX_PLAN_CHARACTERS = 64
-
 
 class Observer:
     """Records what requests did. Thread-safe.
@@ -113,7 +111,7 @@ class Observer:
         """Record the receipts of searches, as they travel."""
         with self.registry.lock:
             for receipt in receipts:
-                plan = str(receipt["plan"])[:MAX_PLAN_CHARACTERS]
+                plan = plan_of(receipt)
                 self._n_searches.add(1, plan)
                 for stage, spent_ms in receipt["timings_ms"].items():
                     self._stage_s.observe(spent_ms / 1e3, stage, plan)
@@ -169,6 +167,11 @@ class Observer:
         if slow and call.receipt is not None:
             fields["receipt"] = call.receipt
         event(logging.WARNING if slow else logging.INFO, "slow" if slow else "request", **fields)
+
+
+def plan_of(receipt: Mapping[str, Any]) -> str:
+    """Return the traversals of a search's shards, "hnsw" or "hnsw+scan"; "memtable" where it had no shard."""
+    return "+".join(sorted({plan["traversal"] for plan in receipt["plans"]})) or "memtable"
 
 
 def _status(failure: BaseException | None) -> str:

@@ -421,7 +421,7 @@ def test_the_command_serves_until_sigterm(tmp_path):
             made = remote.create_collection("c", dim=4, metric="l2")
             assert made.upsert(range(100), X) == 100
         server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0
+        assert server.wait(300) == 0
     finally:
         server.kill()
         server.stdout.close()

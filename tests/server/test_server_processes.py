@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vstore
 from vstore import errors
+from vstore_server import __main__ as command
 
 X = np.random.default_rng(5).standard_normal((200, 4)).astype(np.float32)
 REFRESH_NEVER_S = "3600"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def serving(place, *options):
+def serving(place, *options, **environment):
     """The url of a `vstore serve` process."""
     command = [sys.executable, "-m", "vstore.cli", "serve", str(place), "--listen", "127.0.0.1:0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     try:
         address = process.stdout.readline().split()[-1]
         yield f"vstore://{address}"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        # However busy the machine is.
+        assert process.wait(300) == 0
     finally:
         process.kill()
+        process.wait()
         process.stdout.close()
 
 
@@ -108,3 +116,66 @@ def test_an_embedded_reader_waits_too(tmp_path):
         other = writing.create_collection("d", dim=4)
         with pytest.raises(errors.StaleRead, match="another collection's"):
             read.refresh(at_least=other.version_token, timeout_s=0)
+
+
+@pytest.mark.s3
+def test_readers_beside_a_writer_on_one_bucket(s3_server, s3_url):
+    options = s3_server.options
+    environment = {
+        "AWS_ACCESS_KEY_ID": options["access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": options["secret_access_key"],
+    }
+    place = (s3_url, "--endpoint-url", options["endpoint_url"], "--region", options["region"])
+    reading = ("--read-only", "--refresh-s", REFRESH_NEVER_S)
+    with serving(*place, **environment) as writer, vstore.connect(writer) as database:
+        written = database.create_collection("c", dim=4, metric="l2")
+        written.upsert(range(10), X[:10])
+        with (
+            serving(*place, *reading, **environment) as first,
+            serving(*place, *reading, **environment) as second,
+        ):
+            readings = [vstore.connect(url).collection("c") for url in (first, second)]
+            for step in range(1, 4):
+                written.upsert(range(100 * step, 100 * step + 20), X[:20])
+                if step == 2:
+                    written.flush()
+                assert all(reading.count() < written.count() for reading in readings)
+                for reading in readings:
+                    reading.refresh(at_least=written.version_token)
+                    assert reading.count() == written.count()
+                    wanted = written.search(X[0], k=5)
+                    assert reading.search(X[0], k=5).hits == wanted.hits
+
+
+def test_the_command_line_outranks_the_environment_and_that_the_file(tmp_path, monkeypatch):
+    config = tmp_path / "server.toml"
+    config.write_text(
+        'store = "from-file"\nlisten = "127.0.0.1:1"\nslow_ms = 7\nread_only = true\nmax_waiting = 5\n'
+        "[limits]\nk = 11\n"
+    )
+    monkeypatch.setenv("VSTORE_SERVER_CONFIG", str(config))
+    monkeypatch.setenv("VSTORE_SERVER_LISTEN", "127.0.0.1:2")
+    monkeypatch.setenv("VSTORE_SERVER_SLOW_MS", "8")
+    monkeypatch.setenv("VSTORE_SERVER_METRICS", "127.0.0.1:9464")
+    options = command._options(["given", "--slow-ms", "9"], "vstore serve")
+    settings = command._settings(options)
+    assert (options["store"], options["read_only"]) == ("given", True)
+    assert (settings.listen, settings.slow_ms, settings.max_waiting) == ("127.0.0.1:2", 9.0, 5)
+    assert (settings.limits.k, settings.metrics) == (11, "127.0.0.1:9464")
+    monkeypatch.setenv("VSTORE_SERVER_SLOW_MS", "soon")
+    with pytest.raises(errors.InvalidSetting, match="must be a number"):
+        command._options(["given"], "vstore serve")
+
+
+def test_the_page_shows_a_file_that_can_be_read_and_every_option(tmp_path, capsys):
+    page = (ROOT / "docs" / "SERVER.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "server.toml"
+    path.write_text(block)
+    options = command._options(["--config", str(path)], "vstore serve")
+    assert options == tomllib.loads(block)
+    assert command._settings(options).limits.k == 1000
+    with pytest.raises(SystemExit):
+        command.main(["--help"], "vstore serve")
+    shown = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help", "--name", "--role"}
+    assert {name for name in shown if f"`{name}" not in page} == set()
