@@ -167,8 +167,8 @@ class Settings:
     """Limit of the memory tier of the block cache, shared by all collections of a connection."""
     disk_cache_bytes: int = 10 << 30
     """Limit of the disk tier, where `connect(cache_dir=...)` names a folder for it."""
-    cache_eviction: str | Callable[[], Any] = "lru"
-    """What leaves the memory tier: "lru", "s3_fifo", "pin_hubs" or "none", or what makes an `Eviction`."""
+    cache_eviction: str | Callable[[], Any] = "s3_fifo"
+    """What leaves the memory tier: "s3_fifo", "lru", "pin_hubs" or "none", or what makes an `Eviction`."""
     cache_admission: str | Callable[[], Any] = "all"
     """Which blocks the memory tier keeps: "all", "second" or "none", or what makes an `Admission`."""
     cache_prefetch: str | Callable[[], Any] = "none"
