@@ -73,7 +73,8 @@ def _vectors(path: Path, export: Export) -> Float32s:
         return np.empty(shape, np.float32)
     try:
         vectors: Float32s = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # numpy reads the header as a Python literal, and raises what Python's own parser does.
         raise CorruptData(f"{path} is no .npy file: {error}") from error
     if vectors.shape != shape or vectors.dtype != np.dtype("<f4"):
         raise CorruptData(f"{path} holds {vectors.dtype}{list(vectors.shape)}, not float32{list(shape)}")
