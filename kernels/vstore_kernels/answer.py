@@ -6,7 +6,7 @@ shards of which something is not in memory.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from vstore_kernels.answering import answer_rows
 from vstore_kernels.bitmap import full
 from vstore_kernels.build import UpperLevels
 from vstore_kernels.codes import CodeParams, flips_of, packed_words
+from vstore_kernels.dots import FOUR
 from vstore_kernels.layout import (
     ACORN,
     CLUSTERS,
@@ -29,6 +30,7 @@ from vstore_kernels.layout import (
     SCAN,
 )
 from vstore_kernels.near_scan import N_SCAN
+from vstore_kernels.scan_tile import TILE, TILE_BEAM
 from vstore_kernels.search import SearchScratch, apart
 from vstore_kernels.tables import BlockTables
 
@@ -154,15 +156,17 @@ class AnswerScratch:
         "_scan",
         "_search",
         "_spreads",
+        "_tile",
     )
 
     def __init__(self) -> None:
         self._search = SearchScratch()
         self._fits: tuple[object, ...] = ()
         self._arguments: tuple[object, ...] = ()
-        self._factors = apart(N_FACTORS, np.float32)
+        self._factors = _rows_apart(1, N_FACTORS, np.float32)
+        self._tile = _tile(1, 0, 0)
         self._scan = apart(N_SCAN, np.int64)
-        self._rotated, self._packed = np.empty(0, np.float32), np.empty(0, np.uint64)
+        self._rotated, self._packed = np.empty(0, np.float32), np.empty((1, 0), np.uint64)
         self._cluster_gaps, self._cluster_heap_gaps = np.empty(0, np.float32), np.empty(0, np.float32)
         self._cluster_heap = np.empty(0, np.int32)
         self._bound_nodes, self._bounds = np.empty(0, np.int32), np.empty(0, np.float32)
@@ -177,7 +181,8 @@ class AnswerScratch:
     ) -> tuple[object, ...]:
         """Make room for a call of `m` queries and return its scratch arguments."""
         search = self._search
-        need = (shard.sizes, ef, n_seeds, k, mode)
+        n_tile = TILE if mode == SCAN and m > 1 and ef <= TILE_BEAM else 1
+        need = (shard.sizes, ef, n_seeds, k, mode, n_tile)
         if need == self._fits and search.epoch + m < _LAST_EPOCH:
             search.epoch += m
             return (search.epoch - m + 1, *self._arguments)
@@ -191,8 +196,12 @@ class AnswerScratch:
         words = packed_words(params.width, params.bits)
         if self._rotated.size != params.width:
             self._rotated = np.empty(params.width, np.float32)
-        if self._packed.size < words:
-            self._packed = apart(words, np.uint64)
+        if self._packed.shape[0] != n_tile or self._packed.shape[1] < words:
+            self._packed = _rows_apart(n_tile, words, np.uint64)
+            self._factors = _rows_apart(n_tile, N_FACTORS, np.float32)
+        beam = ef if mode == SCAN else 0
+        if self._tile[0].shape[0] != n_tile or self._tile[0].shape[1] < beam or self._tile[2].shape[1] < k:
+            self._tile = _tile(n_tile, beam, k)
         if self._cluster_gaps.size != shard.n_clusters:
             self._cluster_gaps = np.empty(shard.n_clusters, np.float32)
             self._cluster_heap = np.empty(shard.n_clusters, np.int32)
@@ -221,6 +230,7 @@ class AnswerScratch:
             self._rotated,
             self._packed,
             self._factors,
+            *self._tile,
             self._cluster_gaps,
             self._cluster_heap,
             self._cluster_heap_gaps,
@@ -232,6 +242,27 @@ class AnswerScratch:
             self._scan,
         )
         return (epoch, *self._arguments)
+
+
+def _rows_apart(n: int, length: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """Return [n, >= length] whose memory shares no cache line with another array's."""
+    return apart(n * length, dtype)[: n * length].reshape(n, length)
+
+
+def _tile(n: int, beam: int, k: int) -> tuple[NDArray[Any], ...]:
+    """Return what `TileView` has beside queries and factors."""
+    return (
+        _rows_apart(n, beam, np.int32),
+        _rows_apart(n, beam, np.float32),
+        _rows_apart(n, k, np.int32),
+        _rows_apart(n, k, np.float32),
+        _rows_apart(n, 2, np.int64),
+        apart(FOUR, np.int32),
+        _rows_apart(N_FACTORS, n, np.float32),
+        apart(n, np.float32),
+        apart(FOUR, np.float32),
+        apart(FOUR, np.float32),
+    )
 
 
 def answer(

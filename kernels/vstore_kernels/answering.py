@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from vstore_kernels.beam import heap_pop, heap_push
 from vstore_kernels.codes import prepare_into
-from vstore_kernels.intrinsics import trailing_zeros
 from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import (
     ACORN,
@@ -26,8 +25,9 @@ from vstore_kernels.layout import (
 )
 from vstore_kernels.near import cluster_distances, near_seeds
 from vstore_kernels.near_scan import KEPT, SCANNED, satisfied, scan_run
-from vstore_kernels.rescore import keep, rescore_rows, undecided_rows
-from vstore_kernels.scoring import QueryView, prefetch_row, score
+from vstore_kernels.rescore import rescore_rows, undecided_rows
+from vstore_kernels.scan_tile import TileView, scan_tile
+from vstore_kernels.scoring import QueryView
 from vstore_kernels.views import EF, EPOCH, MODE, N_SEEDS, SIZE, SearchView, TableView
 from vstore_kernels.walk import descend_levels, run_walk
 
@@ -96,12 +96,17 @@ def answer_rows(
     seeds: NDArray[np.int32], visited: NDArray[np.uint32], buffer: NDArray[np.int32],
     failing: NDArray[np.int32], wanted: NDArray[np.uint8], need_lists: NDArray[np.int32],
     need_codes: NDArray[np.int32], n_needs: NDArray[np.int64], rotated: NDArray[np.float32],
-    packed: NDArray[np.uint64], factors: NDArray[np.float32], cluster_gaps: NDArray[np.float32],
+    packed: NDArray[np.uint64], factors: NDArray[np.float32], tile_nodes: NDArray[np.int32],
+    tile_distances: NDArray[np.float32], tile_bound_nodes: NDArray[np.int32],
+    tile_bounds: NDArray[np.float32], tile_sizes: NDArray[np.int64], products: NDArray[np.int32],
+    wide: NDArray[np.float32], limits: NDArray[np.float32], four: NDArray[np.float32],
+    lows: NDArray[np.float32],
+    cluster_gaps: NDArray[np.float32],
     cluster_heap: NDArray[np.int32], cluster_heap_gaps: NDArray[np.float32], spreads: NDArray[np.float32],
     bound_nodes: NDArray[np.int32], bounds: NDArray[np.float32], kept: NDArray[np.int64],
     addresses: NDArray[np.int64], scan: NDArray[np.int64],
 ) -> None:
-    """Answer `queries` (float32 [m, d]) one after the other; arrays as in `answer` and its bundles."""
+    """Answer `queries` (float32 [m, d]), scans a tile at a time; arrays as in `answer` and its bundles."""
     search = SearchView(
         state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, seeds, visited, buffer,
         failing, wanted, need_lists, need_codes, n_needs,
@@ -115,24 +120,46 @@ def answer_rows(
         cluster_gaps, cluster_heap, cluster_heap_gaps, spreads, bound_nodes, bounds, kept, addresses, scan
     )
     wish = Wish(mode, ef, n_seeds, n_candidates, k, n_matching)
-    code = QueryView(packed, factors, bits, width, bias_at)
-    for i in range(queries.shape[0]):
-        for t in range(k):
-            out_ids[i, t] = NO_NODE
-            out_distances[i, t] = np.inf
-        for c in range(out_counters.shape[1]):
-            out_counters[i, c] = 0
-        counters[:] = 0
-        state[:] = 0
-        prepare_into(queries[i], center, scale, inflation, kind, bits, flips, rotated, packed, factors)
-        state[EF], state[MODE], state[EPOCH] = ef, mode, epoch + i
-        found = _find(queries[i], code, passing, wish, shard, tables, search, buffers)
-        status[i] = _settle(
-            queries[i], code, wish, shard, tables, search, buffers, found, out_ids[i], out_distances[i]
-        )
-        if status[i] != LACKS_VECTORS:
-            for c in range(out_counters.shape[1]):
-                out_counters[i, c] = counters[c]
+    tile = TileView(
+        packed, factors, tile_nodes, tile_distances, tile_bound_nodes, tile_bounds, tile_sizes, products,
+        wide, limits, four, lows,
+    )
+    filtered = passing.shape[0] > 0
+    for first in range(0, queries.shape[0], packed.shape[0]):
+        n_tile = min(packed.shape[0], queries.shape[0] - first)
+        for j in range(n_tile):
+            prepare_into(
+                queries[first + j], center, scale, inflation, kind, bits, flips, rotated, packed[j],
+                factors[j],
+            )
+        if mode == SCAN:
+            scan_tile(
+                tile, n_tile, bits, width, bias_at, passing, filtered, n_matching, code_table, block_shift,
+                row_bytes, ef, k,
+            )
+        for j in range(n_tile):
+            i = first + j
+            for t in range(k):
+                out_ids[i, t] = NO_NODE
+                out_distances[i, t] = np.inf
+            out_counters[i] = 0
+            counters[:] = 0
+            state[:] = 0
+            code = QueryView(packed[j], factors[j], bits, width, bias_at)
+            if mode == SCAN:
+                counters[N_DISTANCES] = n_matching
+                found = np.int64(tile_sizes[j, 0])
+                for t in range(found):
+                    beam_nodes[t], beam_distances[t] = tile_nodes[j, t], tile_distances[j, t]
+            else:
+                state[EF], state[MODE], state[EPOCH] = ef, mode, epoch + i
+                found = _find(queries[i], code, passing, wish, shard, tables, search, buffers)
+            status[i] = _settle(
+                queries[i], code, wish, shard, tables, search, buffers, found, out_ids[i], out_distances[i]
+            )
+            if status[i] != LACKS_VECTORS:
+                for c in range(out_counters.shape[1]):
+                    out_counters[i, c] = counters[c]
 # fmt: on
 
 
@@ -147,12 +174,9 @@ def _find(
     search: SearchView,
     buffers: Buffers,
 ) -> Int:
-    """Leave the candidates in the beam, nearest first, and return how many there are."""
+    """Leave the candidates of all but scans in the beam, nearest first; return how many there are."""
     filtered = passing.shape[0] > 0
     counters, state = search.counters, search.state
-    if wish.mode == SCAN:
-        counters[N_DISTANCES] = wish.n_matching
-        return np.int64(_scan_passing(passing, filtered, wish, tables, code, search, buffers))
     if wish.mode == CLUSTERS:
         cluster_distances(query, shard.centroids, shard.kind, buffers.cluster_gaps)
         return np.int64(_scan_clusters(passing, filtered, wish, shard, tables, code, search, buffers))
@@ -303,70 +327,3 @@ def _scan_clusters(
         )
     search.counters[N_DISTANCES] = shard.centroids.shape[0] + scan[SCANNED]
     return np.int64(scan[KEPT])
-
-
-@kernel()
-def _scan_passing(
-    passing: NDArray[np.uint64],
-    filtered: bool,
-    wish: Wish,
-    tables: TableView,
-    query: QueryView,
-    search: SearchView,
-    buffers: Buffers,
-) -> Int:
-    """Score every passing node (all nodes, unfiltered) and keep the best in the beam; return how many."""
-    nodes, distances, capacity = search.beam_nodes, search.beam_distances, wish.ef
-    shift, row_bytes = tables.block_shift, tables.row_bytes
-    mask = (np.int64(1) << shift) - 1
-    size = np.int64(0)
-    n_bounds = np.int64(0)
-    if not filtered:
-        for node in range(wish.n_matching):
-            address = tables.codes[node >> shift] + (node & mask) * row_bytes
-            distance = score(address, query)
-            if size < capacity or distance < distances[size - 1]:
-                size, n_bounds, _ = keep(
-                    address,
-                    node,
-                    distance,
-                    query,
-                    nodes,
-                    distances,
-                    size,
-                    capacity,
-                    wish.k,
-                    buffers.bound_nodes,
-                    buffers.bounds,
-                    n_bounds,
-                )
-        return size
-    for w in range(passing.shape[0]):
-        word = passing[w]
-        # The rows of a word lie close together: asked for at once, they come at once.
-        ahead = word
-        while ahead != np.uint64(0):
-            node = w * 64 + trailing_zeros(ahead)
-            ahead &= ahead - np.uint64(1)
-            prefetch_row(tables.codes[node >> shift] + (node & mask) * row_bytes, row_bytes)
-        while word != np.uint64(0):
-            node = w * 64 + trailing_zeros(word)
-            word &= word - np.uint64(1)
-            address = tables.codes[node >> shift] + (node & mask) * row_bytes
-            distance = score(address, query)
-            if size < capacity or distance < distances[size - 1]:
-                size, n_bounds, _ = keep(
-                    address,
-                    node,
-                    distance,
-                    query,
-                    nodes,
-                    distances,
-                    size,
-                    capacity,
-                    wish.k,
-                    buffers.bound_nodes,
-                    buffers.bounds,
-                    n_bounds,
-                )
-    return size

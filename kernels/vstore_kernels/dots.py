@@ -33,6 +33,8 @@ from vstore_kernels.jit import DISABLE_JIT, Int, kernel
 
 CHUNK: Final = 64
 """Dimensions of a chunk; narrow codes are padded to a multiple of it."""
+FOUR: Final = 4
+"""Queries that a row of 4-bit codes is unpacked for at once."""
 N_PLANES: Final = 6
 """Bit planes of a query against 1-bit codes; the last one counts negative."""
 
@@ -154,6 +156,42 @@ def emit_chunks(builder: Any, row: Any, query: Any, n_chunks: Any, bits: int, is
     return _sum(builder, builder.load(accumulator))
 
 
+def emit_chunks_for_four(
+    builder: Any, row: Any, query: Any, stride: Any, n_chunks: Any, out: Any, isa: str
+) -> None:
+    """Emit the products of one row of 4-bit codes with four queries, which it is unpacked for once.
+
+    Args:
+        builder: an llvmlite IR builder.
+        row: i64, the address of the codes.
+        query: i64, the address of the first query, int8 [64 * n_chunks].
+        stride: i64, bytes from one query to the next.
+        n_chunks: i64.
+        out: i64, the address of int32 [4], written.
+        isa: one of `isa.ISAS`.
+    """
+    lanes = CHUNK // 2
+    kind, sums = _vector(_I8, lanes), _vector(_I32, lanes // 4)
+    accumulators = [_emit.alloca_once(builder, sums) for _ in range(FOUR)]
+    for accumulator in accumulators:
+        builder.store(_splat(sums, 0), accumulator)
+    with _emit.for_range(builder, n_chunks) as loop:
+        packed = _load(builder, builder.add(row, builder.mul(loop.index, _I64(lanes))), kind)
+        low = builder.and_(packed, _splat(kind, 15))
+        high = builder.lshr(packed, _splat(kind, 4))
+        start = builder.add(query, builder.mul(loop.index, _I64(CHUNK)))
+        for j, accumulator in enumerate(accumulators):
+            own = builder.add(start, builder.mul(stride, _I64(j)))
+            parts = [
+                (low, _load(builder, own, kind)),
+                (high, _load(builder, builder.add(own, _I64(lanes)), kind)),
+            ]
+            builder.store(_add_bytes(builder, builder.load(accumulator), parts, isa), accumulator)
+    for j, accumulator in enumerate(accumulators):
+        at = builder.inttoptr(builder.add(out, _I64(4 * j)), _I32.as_pointer())
+        builder.store(_sum(builder, builder.load(accumulator)), at, align=4)
+
+
 def emit_bytes(builder: Any, row: Any, query: Any, d: Any, isa: str) -> Any:
     """Emit the dot product of int8 [d] codes at `row` with int16 [d] at `query`; return an i32.
 
@@ -208,6 +246,13 @@ if DISABLE_JIT:
     dot_bytes: Any = _python_dot_bytes
     dot_nibbles: Any = _python_dot_chunks(4)
     dot_pairs: Any = _python_dot_chunks(2)
+
+    def _python_dots(row: Any, query: Any, stride: Any, n_chunks: Any, out: Any) -> None:
+        sums = (ctypes.c_int32 * FOUR).from_address(int(out))
+        for j in range(FOUR):
+            sums[j] = dot_nibbles(row, int(query) + j * int(stride), n_chunks)
+
+    dot_nibbles_of_four: Any = _python_dots
 else:
 
     @intrinsic
@@ -227,6 +272,19 @@ else:
             return emit_chunks(builder, args[0], args[1], args[2], 4, ISA)
 
         return types.int32(types.int64, types.int64, types.int64), codegen
+
+    @intrinsic
+    def dot_nibbles_of_four(
+        typingctx: Any, row: Any, query: Any, stride: Any, n_chunks: Any, out: Any
+    ) -> Any:
+        """Write, as int32 [4] at `out`, `dot_nibbles` of a row and four queries `stride` bytes apart."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            row, query, stride, n_chunks, out = args
+            emit_chunks_for_four(builder, row, query, stride, n_chunks, out, ISA)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), codegen
 
     @intrinsic
     def dot_pairs(typingctx: Any, row: Any, query: Any, n_chunks: Any) -> Any:

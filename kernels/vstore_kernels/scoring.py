@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.dots import CHUNK, dot_bits, dot_bytes, dot_nibbles, dot_pairs
+from vstore_kernels.dots import CHUNK, dot_bits, dot_bytes, dot_nibbles, dot_nibbles_of_four, dot_pairs
 from vstore_kernels.intrinsics import load_f32, prefetch
 from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import (
@@ -43,19 +43,26 @@ def score(address: Int, query: QueryView) -> np.float32:
     """Return the estimate for the row at `address`."""
     packed = np.int64(query.packed.ctypes.data)
     factors = query.factors
-    if query.bits == 4:
-        raw = np.float32(_nibbles(address, packed, query.width // CHUNK))
-    elif query.bits == 8:
+    if query.bits == 8:
         distance = np.float32(
             factors[F_BASE] + factors[F_SCALE] * np.float32(_bytes(address, packed, query.width))
         )
         if query.bias_at > 0:
             distance += load_f32(address, query.bias_at)
         return distance
+    if query.bits == 4:
+        raw = np.float32(_nibbles(address, packed, query.width // CHUNK))
     elif query.bits == 2:
         raw = np.float32(_pairs(address, packed, query.width // CHUNK))
     else:
         raw = np.float32(dot_bits(address, packed, query.width // CHUNK))
+    return np.float32(narrow_score(address, raw, query))
+
+
+@inner()
+def narrow_score(address: Int, raw: np.float32, query: QueryView) -> np.float32:
+    """Return the estimate for the row of narrow codes at `address`, whose product with the query is `raw`."""
+    factors = query.factors
     step = load_f32(address, query.bias_at + 4)
     lean = factors[F_BIAS] * load_f32(address, query.bias_at)
     return np.float32(factors[F_BASE] + lean + step * (factors[F_SCALE] * raw + factors[F_SHIFT]))
@@ -81,6 +88,12 @@ def prefetch_row(address: Int, n_bytes: Int) -> None:
 @kernel()
 def _nibbles(row: Int, query: Int, n_chunks: Int) -> Int:
     return np.int64(dot_nibbles(row, query, n_chunks))
+
+
+@kernel()
+def nibbles_of_four(row: Int, query: Int, stride: Int, n_chunks: Int, out: Int) -> None:
+    """Write int32 [4] at `out`: 4-bit codes at `row` times each of four queries `stride` bytes apart."""
+    dot_nibbles_of_four(row, query, stride, n_chunks, out)
 
 
 @kernel()

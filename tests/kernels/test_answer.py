@@ -12,6 +12,7 @@ from tests import naive
 from vstore_kernels import acorn, bitmap, clusters, codes, distance, layout, near_scan, rescore, scan, search
 from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
 from vstore_kernels.jit import DISABLE_JIT
+from vstore_kernels.scan_tile import TILE, TILE_BEAM
 
 pytestmark = pytest.mark.skipif(DISABLE_JIT, reason="the same code, too slow as plain Python")
 
@@ -61,6 +62,7 @@ def ask(
     n_candidates=20,
     k=5,
     n_matching=None,
+    scratch=None,
 ):
     m = len(queries)
     out = (
@@ -81,7 +83,7 @@ def ask(
         n_candidates=n_candidates,
         k=k,
         n_matching=n_matching,
-        scratch=AnswerScratch(),
+        scratch=scratch or AnswerScratch(),
         out_ids=out[0],
         out_distances=out[1],
         counters=out[2],
@@ -157,6 +159,32 @@ def test_one_call_answers_as_the_resumable_search_does(metric, bits, mode, share
         assert got[1][i, : len(ids)].tolist() == distances.tolist()
         places = [layout.N_DISTANCES, layout.N_RESCORED, layout.N_SKIPPED]
         assert got[2][i, places].tolist() == counted
+
+
+@pytest.mark.parametrize("n_candidates", [12, TILE_BEAM + 1])
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("bits", codes.BITS)
+def test_queries_scanned_together_find_what_each_finds_alone(bits, share, n_candidates) -> None:
+    own, resident = shard("l2", bits)
+    queries = np.ascontiguousarray(own.vectors[: 2 * TILE + 3] + np.float32(0.05))
+    passing = None if share is None else bitmap.pack(np.random.default_rng(3).random(N) < share)
+    together = ask(resident, queries, passing, layout.SCAN, n_candidates=n_candidates, k=10)
+    for i in range(len(queries)):
+        alone = ask(resident, queries[i : i + 1], passing, layout.SCAN, n_candidates=n_candidates, k=10)
+        for many, one in zip(together, alone, strict=True):
+            assert many[i].tolist() == one[0].tolist()
+
+
+def test_scratch_serves_calls_of_every_size() -> None:
+    own, resident = shard("l2", 4)
+    scratch = AnswerScratch()
+    queries = np.ascontiguousarray(own.vectors[:20])
+    expected = ask(resident, queries, None, layout.SCAN, k=5)[0].tolist()
+    for m, k in ((20, 5), (1, 5), (20, 2), (3, 9), (20, 5)):
+        for mode in (layout.SCAN, layout.HNSW, layout.CLUSTERS):
+            ids = ask(resident, queries[:m], None, mode, k=k, scratch=scratch)[0]
+            if mode == layout.SCAN and k <= 5:
+                assert ids.tolist() == [row[:k] for row in expected[:m]]
 
 
 @pytest.mark.parametrize("metric", layout.METRICS)

@@ -29,6 +29,7 @@ from vstore.shard.calibration.curves import Calibration, Coarse
 from vstore.shard.head import ShardHead
 from vstore.types import Bitmap, Bools, Float32s, Int64s
 from vstore_kernels import bitmap
+from vstore_kernels.scan_tile import TILE
 
 _MOST_MEASURED: Final = 0.9999
 _STEPS: Final = 2
@@ -99,6 +100,7 @@ def choose(
     correlation: float | None = None,
     calibration: Calibration | None = None,
     novel: bool = False,
+    together: bool = False,
 ) -> Plan:
     """Return the plan for one shard.
 
@@ -112,10 +114,11 @@ def choose(
         correlation: passing share near the query over the passing share overall, if known.
         calibration: what was measured of the shard, if it was.
         novel: whether the query lies farther from the shard's clusters than its own rows do.
+        together: whether many queries of the same filter are answered at once.
     """
     if calibration is not None and (recall < 1.0 or ef is not None):
         return _calibrated(
-            policy(calibration, k, min(recall, _MOST_MEASURED), ef, novel),
+            policy(calibration, k, min(recall, _MOST_MEASURED), ef, novel, together),
             n_rows=n_rows,
             n_matching=n_matching,
             filtered=filtered,
@@ -214,7 +217,7 @@ class ShardPlans:
         if passing is not None and self.n_matching > 0:
             self._near = NearClusters(head, bitmap.range_counts(passing, head.cluster_offsets))
         self._exact = head.calibration is None or (recall >= 1.0 and ef is None)
-        self._known: dict[tuple[int | None, bool], Plan] = {}
+        self._known: dict[tuple[int | None, bool, bool], Plan] = {}
         self.fixed: Plan | None = self._plan(None, False) if self._is_fixed() else None
         """The plan of every query, where it cannot depend on the query; its correlation is None."""
         self._coarse = None if self.fixed is not None else Coarse(head.centroids, head.metric)
@@ -236,7 +239,7 @@ class ShardPlans:
         if self._near is not None:
             places = [_place(correlation) for correlation in self._near.correlations(queries).tolist()]
         for i, place in enumerate(places):
-            plan = self._plan(place, bool(novel[i]))
+            plan = self._plan(place, bool(novel[i]), len(queries) >= TILE)
             groups.setdefault(id(plan), (plan, []))[1].append(i)
         return [(plan, np.array(rows, np.int64)) for plan, rows in groups.values()]
 
@@ -268,8 +271,8 @@ class ShardPlans:
             and coarse.novelty_of(query) > calibration.novel_beyond
         )
 
-    def _plan(self, place: int | None, novel: bool) -> Plan:
-        plan = self._known.get((place, novel))
+    def _plan(self, place: int | None, novel: bool, together: bool = False) -> Plan:
+        plan = self._known.get((place, novel, together))
         if plan is None:
             correlation = (
                 None if place is None else 0.0 if place == _NOTHING_NEAR else 2.0 ** (place / _STEPS)
@@ -284,8 +287,9 @@ class ShardPlans:
                 correlation=correlation,
                 calibration=self._head.calibration,
                 novel=bool(novel),
+                together=together,
             )
-            self._known[place, novel] = plan
+            self._known[place, novel, together] = plan
         return plan
 
 

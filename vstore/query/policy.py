@@ -63,9 +63,19 @@ class Policy:
         recall: wanted, below 1.
         ef: the caller's beam width, which overrides recall.
         novel: the query is unlike the shard's rows.
+        together: it is one of many, for which a scan reads and unpacks a row once.
     """
 
-    def __init__(self, calibration: Calibration, k: int, recall: float, ef: int | None, novel: bool) -> None:
+    def __init__(
+        self,
+        calibration: Calibration,
+        k: int,
+        recall: float,
+        ef: int | None,
+        novel: bool,
+        together: bool = False,
+    ) -> None:
+        self._scan_share = costs.TOGETHER if together else 1.0
         self._row_bytes = calibration.row_bytes
         self._seeding_ns = costs.seeding_ns(calibration.centroid_bytes)
         self._k, self._given, self._calibration = k, ef, calibration
@@ -196,7 +206,7 @@ class Policy:
         return Way("scan", n_candidates, 1, n_candidates, scan_ns, reason)
 
     def _scan_ns(self, n: int) -> float:
-        return costs.scan_ns(n, self._row_bytes, self._near[0])
+        return self._scan_share * costs.scan_ns(n, self._row_bytes, self._near[0])
 
     def _result_filter_ns(self, near: float, correlation: float) -> float:
         if near < LEAST_NEAR or correlation < LEAST_MIXED:
@@ -252,6 +262,8 @@ def _us(cost_ns: float) -> str:
 
 
 @lru_cache(maxsize=1024)
-def policy(calibration: Calibration, k: int, recall: float, ef: int | None, novel: bool) -> Policy:
+def policy(
+    calibration: Calibration, k: int, recall: float, ef: int | None, novel: bool, together: bool = False
+) -> Policy:
     """Return the policy of a calibration; kept, since queries of one kind come in numbers."""
-    return Policy(calibration, k, recall, ef, novel)
+    return Policy(calibration, k, recall, ef, novel, together)

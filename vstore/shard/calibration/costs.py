@@ -51,6 +51,8 @@ COSTS = Costs(
     candidate=200.0,
     centroid_byte=0.025,
 )
+TOGETHER = 0.45
+"""A scan for eight queries or more takes this share of its time for each."""
 RESULT_FILTER = 1.15
 """A walk that keeps passing nodes apart takes this many times one of the same counts: its frontier is a
 heap."""
