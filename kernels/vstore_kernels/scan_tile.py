@@ -123,7 +123,7 @@ def _offer(
 def _offer_in_fours(
     tile: TileView, n_queries: Int, width: Int, bias_at: Int, address: Int, node: Int, capacity: Int, k: Int
 ) -> None:
-    """As `_offer`, of 4-bit codes: a row is unpacked once for four queries, of most of which it is no answer."""
+    """As `_offer`, of 4-bit codes: a row is unpacked for four queries, and most need no more of it."""
     stride, raw, wide = tile.packed.strides[0], tile.products, tile.wide
     bias, step = load_f32(address, bias_at), load_f32(address, bias_at + 4)
     estimates, lows = tile.estimates, tile.lows

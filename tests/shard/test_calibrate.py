@@ -20,6 +20,7 @@ from vstore.shard.calibration.curves import KS, LOSSES, OVERSAMPLING, Calibratio
 from vstore.shard.head import decode_head
 from vstore.types import Schema
 from vstore_kernels import bitmap, codes
+from vstore_kernels.scan_tile import TILE
 
 N, DIM = 8_000, 24
 
@@ -174,6 +175,10 @@ def test_splitting_a_batch_equals_planning_each_query(head):
         seen = np.zeros(len(asked), int)
         for plan, part in plans.split(asked):
             seen[part] += 1
+            # Many together may scan where one alone would not.
+            alone = {plans.plan(asked[i]).traversal for i in part.tolist()}
+            assert alone == {plan.traversal} or plan.traversal == "scan"
+        for plan, part in plans.split(asked[: TILE - 1]):
             assert all(plans.plan(asked[i]) == plan for i in part.tolist())
         assert (seen == 1).all()
 
