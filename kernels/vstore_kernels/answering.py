@@ -139,28 +139,50 @@ def answer_rows(
             )
         for j in range(n_tile):
             i = first + j
-            for t in range(k):
-                out_ids[i, t] = NO_NODE
-                out_distances[i, t] = np.inf
-            out_counters[i] = 0
-            counters[:] = 0
-            state[:] = 0
             code = QueryView(packed[j], factors[j], bits, width, bias_at)
-            if mode == SCAN:
-                counters[N_DISTANCES] = n_matching
-                found = np.int64(tile_sizes[j, 0])
-                for t in range(found):
-                    beam_nodes[t], beam_distances[t] = tile_nodes[j, t], tile_distances[j, t]
-            else:
-                state[EF], state[MODE], state[EPOCH] = ef, mode, epoch + i
-                found = _find(queries[i], code, passing, wish, shard, tables, search, buffers)
-            status[i] = _settle(
-                queries[i], code, wish, shard, tables, search, buffers, found, out_ids[i], out_distances[i]
+            state[:] = 0
+            state[EF], state[MODE], state[EPOCH] = ef, mode, epoch + i
+            status[i] = _answer_one(
+                queries[i], j, code, passing, wish, shard, tables, tile, search, buffers, out_ids[i],
+                out_distances[i], out_counters[i],
             )
-            if status[i] != LACKS_VECTORS:
-                for c in range(out_counters.shape[1]):
-                    out_counters[i, c] = counters[c]
 # fmt: on
+
+
+@inner()
+def _answer_one(
+    query: NDArray[np.float32],
+    j: Int,
+    code: QueryView,
+    passing: NDArray[np.uint64],
+    wish: Wish,
+    shard: ShardView,
+    tables: TableView,
+    tile: TileView,
+    search: SearchView,
+    buffers: Buffers,
+    out_ids: NDArray[np.int32],
+    out_distances: NDArray[np.float32],
+    out_counters: NDArray[np.int64],
+) -> Int:
+    """Answer the query in place `j` of the tile, which a scan has scanned for; return the status."""
+    counters = search.counters
+    counters[:] = 0
+    out_ids[:] = NO_NODE
+    out_distances[:] = np.inf
+    out_counters[:] = 0
+    if wish.mode == SCAN:
+        counters[N_DISTANCES] = wish.n_matching
+        found = np.int64(tile.sizes[j, 0])
+        for t in range(found):
+            search.beam_nodes[t], search.beam_distances[t] = tile.nodes[j, t], tile.distances[j, t]
+    else:
+        found = _find(query, code, passing, wish, shard, tables, search, buffers)
+    status = _settle(query, code, wish, shard, tables, search, buffers, found, out_ids, out_distances)
+    if status != LACKS_VECTORS:
+        for c in range(out_counters.shape[0]):
+            out_counters[c] = counters[c]
+    return np.int64(status)
 
 
 @inner()
