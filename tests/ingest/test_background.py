@@ -100,10 +100,10 @@ def test_a_full_memtable_is_flushed_behind_the_writes():
     assert contents(view) == expected, "a view is for ever"
 
 
-def test_a_memtable_of_twice_its_limit_makes_writes_wait():
+def test_a_memtable_of_one_and_a_half_times_its_limit_makes_writes_wait():
     place, gate, background = Place(), Gate(), Background()
     writer = place.writer(build=gate, background=background, memtable_rows=10)
-    writer.upsert(rows_of(list(range(30))))
+    writer.upsert(rows_of(list(range(15))))
     assert gate.entered.wait(30)
     waiting = threading.Thread(target=lambda: writer.upsert(rows_of([99])))
     waiting.start()
@@ -111,7 +111,7 @@ def test_a_memtable_of_twice_its_limit_makes_writes_wait():
     gate.opened.set()
     waiting.join(30)
     background.wait()
-    assert place.contents() == model_of(rows_of([*range(30), 99]))
+    assert place.contents() == model_of(rows_of([*range(15), 99]))
     assert writer.view().memtable.n_rows <= 10
 
 

@@ -34,6 +34,9 @@ from vstore.settings import Settings
 
 log = logging.getLogger(__name__)
 
+WAIT_FULLNESS = 1.5
+"""At so many times the memtable's limit writes wait: every search looks at all of it while shards are built."""
+
 
 def random_id() -> str:
     """Return 32 random hex digits."""
@@ -237,10 +240,10 @@ class Writer(Publisher[S]):
             raise
 
     def _make_room(self, progress: Progress | None) -> None:
-        """Wait for a flush, or do it, where the memtable has grown to twice its limit."""
-        if self._fullness() >= 2 and not self._closed:
+        """Wait for a flush, or do it, where the memtable has grown to one and a half times its limit."""
+        if self._fullness() >= WAIT_FULLNESS and not self._closed:
             with self._upkeep:
-                if self._fullness() >= 2:
+                if self._fullness() >= WAIT_FULLNESS:
                     self._flush(progress)
 
     def _flush_if_full(self, progress: Progress | None) -> None:
