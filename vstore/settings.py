@@ -179,7 +179,7 @@ class Settings:
     """A shard of at most this size is read whole, in the background, after its first query; a merged one gets
     what its forerunners had in memory. 0 turns both off; None is 32 MiB on S3 and 0 elsewhere."""
     memtable_rows: int = 50_000
-    """A memtable of this many rows is flushed to a shard; at one and a half times as many, writes wait for it."""
+    """One of this many rows is flushed; writes wait for it at one and a half times as many."""
     memtable_bytes: int = 256 << 20
     shard_bytes: int = 1 << 30
     """`bulk_load` begins a new shard where its codes and neighbour lists would take more than this."""

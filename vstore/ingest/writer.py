@@ -35,7 +35,7 @@ from vstore.settings import Settings
 log = logging.getLogger(__name__)
 
 WAIT_FULLNESS = 1.5
-"""At so many times the memtable's limit writes wait: every search looks at all of it while shards are built."""
+"""At so many times the limit writes wait: searches look at the whole memtable while shards are built."""
 
 
 def random_id() -> str:
