@@ -2,7 +2,7 @@
 
     python benchmarks/lab_store.py [--rounds 60]
 
-SeaweedFS behind two of `delay_proxy`: one without delay, one log-normal round 30 ms. Both are read in turn,
+SeaweedFS behind two of `lab_proxy`: one without delay, one log-normal round 30 ms. Both are read in turn,
 in rounds of 1, 4, 16 and 64 ranges of 16 KiB and of 4 of 1 MiB. The model gets the log-normal, and from the
 rounds *without* delay the time of a single read, and reads and bytes a second at most. Its medians are
 compared with those of the delayed rounds.
@@ -57,7 +57,7 @@ class Shifted:
 @contextmanager
 def proxied(server: S3Server, median_ms: float) -> Iterator[ObjectStore]:
     port = server.endpoint_url.rpartition(":")[2]
-    script = Path(__file__).parent / "delay_proxy.py"
+    script = Path(__file__).parent / "lab_proxy.py"
     command = [sys.executable, str(script), port, str(median_ms), str(SIGMA), "5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
         assert proxy.stdout is not None
