@@ -22,6 +22,8 @@ from .recall import recall
 
 K = 10
 CACHE_BYTES = 4 << 30
+DEFAULTS_ON_S3: dict[str, Any] = {"cold_plan": "clusters", "hydrate_bytes": 0}
+"""What a folder needs to be searched as S3 is; without hydration, which reads after the answer."""
 STATES = ("cold", "vectors remote", "all cached", "naive graph")
 
 
@@ -69,7 +71,7 @@ def recall_of(dataset: Dataset, task: Task, ids: list[list[int]]) -> float:
 
 def settings_of(**more: Any) -> vstore.Settings:
     """Return the defaults, as they are on S3, with room for everything."""
-    return vstore.Settings(**{"cold_plan": "clusters", "cache_bytes": CACHE_BYTES, "n_threads": 1, **more})
+    return vstore.Settings(**{**DEFAULTS_ON_S3, "cache_bytes": CACHE_BYTES, "n_threads": 1, **more})
 
 
 class Counter:
