@@ -155,6 +155,26 @@ def test_spoilt_bodies():
     assert inner.get("a") == data
 
 
+def test_a_stale_list_is_the_one_before():
+    faults = iter([Fault.STALE, None, Fault.STALE, Fault.STALE, None])
+    store = FaultStore(MemoryStore(), lambda m, k: next(faults) if m == "list" else None)
+
+    def keys():
+        return [info.key for info in store.list()]
+
+    store.put("a", b"1")
+    # There was none before.
+    assert keys() == ["a"]
+    assert keys() == ["a"]
+    store.put("b", b"2")
+    assert keys() == keys() == ["a"]
+    assert keys() == ["a", "b"]
+    stale = seeded_faults(4, stale_rate=0.5)
+    drawn = [stale("list", "") for _ in range(1000)]
+    assert set(drawn) == {None, Fault.STALE}
+    assert {stale("get", "k") for _ in range(100)} == {None}
+
+
 def test_seeded_faults_repeat_and_keep_their_rates():
     def run(seed):
         decide = seeded_faults(seed, error_rate=0.1, lost_rate=0.2, short_rate=0.05, flip_rate=0.15)

@@ -24,6 +24,8 @@ class Fault(enum.Enum):
     """A read returns fewer bytes than were asked for, without an error."""
     FLIP = "flip"
     """A read returns one wrong bit."""
+    STALE = "stale"
+    """A list returns what the list of that prefix before it did."""
 
 
 READS = ("get", "get_many")
@@ -38,17 +40,18 @@ def seeded_faults(
     lost_rate: float = 0.0,
     short_rate: float = 0.0,
     flip_rate: float = 0.0,
+    stale_rate: float = 0.0,
 ) -> Decide:
     """Return faults drawn at these rates (0 to 1 of the calls), the same sequence for the same seed.
 
-    Answers are lost of writes only; bodies are cut and bits flipped in reads only.
+    Answers are lost of writes only; bodies are cut and bits flipped in reads only; only lists are stale.
 
     Raises:
         InvalidSetting: a negative rate, or rates that add up to more than 1.
     """
-    rates = (error_rate, lost_rate, short_rate, flip_rate)
+    rates = (error_rate, lost_rate, short_rate, flip_rate, stale_rate)
     require(
-        min(rates) >= 0 and error_rate + max(lost_rate, short_rate + flip_rate) <= 1,
+        min(rates) >= 0 and error_rate + max(lost_rate, short_rate + flip_rate, stale_rate) <= 1,
         f"the rates {rates} must be 0 or more, and add up to 1 at most",
     )
     rng = random.Random(seed)
@@ -60,6 +63,8 @@ def seeded_faults(
         draw -= error_rate
         if method in WRITES:
             return Fault.LOST if draw < lost_rate else None
+        if method == "list":
+            return Fault.STALE if draw < stale_rate else None
         if method in READS:
             if draw < short_rate:
                 return Fault.SHORT
@@ -85,6 +90,7 @@ class FaultStore(ForwardingStore):
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
         self._n_faults = dict.fromkeys(Fault, 0)
+        self._listed: dict[str, list[ObjectInfo]] = {}
 
     def n_faults(self, fault: Fault) -> int:
         """Return how many faults of that kind were injected."""
@@ -147,9 +153,16 @@ class FaultStore(ForwardingStore):
         return self.inner.head(key)
 
     def list(self, prefix: str = "") -> list[ObjectInfo]:
-        """Return the objects whose key begins with `prefix`, sorted."""
-        self._next("list", prefix)
-        return self.inner.list(prefix)
+        """Return the objects whose key begins with `prefix`, sorted; or those that the last list found."""
+        fault = self._next("list", prefix)
+        with self._lock:
+            before = self._listed.get(prefix)
+        if fault is Fault.STALE and before is not None:
+            return list(before)
+        found = self.inner.list(prefix)
+        with self._lock:
+            self._listed[prefix] = found
+        return list(found)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete the objects."""
