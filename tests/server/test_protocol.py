@@ -196,9 +196,9 @@ def test_health_bytes():
 
 def test_a_node_client(tmp_path):
     node = shutil.which("node")
-    modules = Path(os.environ.get("NODE_PATH", ROOT / "node_modules"))
+    modules = Path(os.environ.get("NODE_PATH", Path(__file__).parent / "node" / "node_modules"))
     if node is None or not all((modules / n).exists() for n in ("@grpc/grpc-js", "@msgpack/msgpack")):
-        pytest.skip("needs node with @grpc/grpc-js and @msgpack/msgpack in NODE_PATH")
+        pytest.skip("needs node, and `npm ci` in tests/server/node")
     (script,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "SERVER.md").read_text(), re.DOTALL)
     (tmp_path / "client.js").write_text(script)
     (tmp_path / "node_modules").symlink_to(modules)

@@ -253,7 +253,7 @@ def test_a_busy_server_says_when_to_come_back(slow_server):
         return held.search(X[0], rerank="slow", query_document="q")
 
     running = start(search)
-    assert entered.wait(20)
+    assert entered.wait(20), running[1]
     waiting = start(search)
     while not isinstance(refused := start_and_join(search), ServerBusy):
         assert refused is None

@@ -1,0 +1,142 @@
+"""Load on a server, and what is measured of it; a program too, so that clients share no interpreter.
+
+python -m benchmarks.server_load URL FILE N SECONDS
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+K = 10
+CLIENTS = (1, 2, 4, 8, 16, 32)
+_PROCESSES = 2
+
+
+def points(n: int, dim: int, seed: int) -> np.ndarray:
+    """float32[n, dim] of 24 intrinsic dimensions around 200 clusters."""
+    shape = np.random.default_rng(11)
+    directions, centers = shape.standard_normal((24, dim)), shape.standard_normal((200, 24)) * 1.2
+    rng = np.random.default_rng([7, seed])
+    latent = centers[rng.integers(0, 200, n)] + rng.standard_normal((n, 24))
+    return (latent @ directions + 0.3 * rng.standard_normal((n, dim))).astype(np.float32)
+
+
+def truth(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """int64[m, K]: the rows of greatest cosine to each query."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.argsort(-(queries @ unit.T), axis=1)[:, :K]
+
+
+def hit_rate(found: Sequence[Any], right: np.ndarray) -> float:
+    """The share of the true K that were found."""
+    hits = [len(set(map(int, a)) & set(b.tolist())) for a, b in zip(found, right, strict=True)]
+    return float(np.mean(hits)) / K
+
+
+def latencies(ask: Callable[[np.ndarray], Any], queries: np.ndarray) -> list[float]:
+    """Milliseconds of each call, one after the other."""
+    spent = []
+    for query in queries:
+        started = time.perf_counter()
+        ask(query)
+        spent.append((time.perf_counter() - started) * 1e3)
+    return spent
+
+
+def percentiles(spent: Sequence[float]) -> dict[str, float]:
+    """Median and 99th percentile."""
+    return {"p50": float(np.percentile(spent, 50)), "p99": float(np.percentile(spent, 99))}
+
+
+def hammer(
+    make: Callable[[], Callable[[np.ndarray], Any]], queries: np.ndarray, n: int, seconds: float
+) -> list[float]:
+    """Ask from n threads for so long, each as soon as it was answered; return the milliseconds of all calls.
+
+    Args:
+        make: returns a thread's own way to ask.
+        queries: float32[m, d]; threads begin at different ones.
+        n: threads.
+        seconds: how long.
+    """
+    spent: list[list[float]] = [[] for _ in range(n)]
+    ready, failures = threading.Barrier(n), []
+
+    def work(number: int) -> None:
+        try:
+            ask, at = make(), number * 37
+            for _ in range(5):
+                ask(queries[at % len(queries)])
+            ready.wait()
+            until = time.perf_counter() + seconds
+            while (started := time.perf_counter()) < until:
+                ask(queries[at % len(queries)])
+                spent[number].append((time.perf_counter() - started) * 1e3)
+                at += 1
+        except BaseException as error:
+            failures.append(error)
+            ready.abort()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return [one for own in spent for one in own]
+
+
+def load_line(url: str, queries: np.ndarray, n: int, seconds: float) -> dict[str, Any]:
+    """Load a server of vstore from n clients in up to two processes; QPS and milliseconds."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "queries.npy"
+        np.save(file, queries)
+        shares = [part for part in (n - n // _PROCESSES, n // _PROCESSES) if part]
+        command = [sys.executable, "-m", "benchmarks.server_load", url, str(file)]
+        workers = [
+            subprocess.Popen(
+                [*command, str(part), str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for part in shares
+        ]
+        for worker in workers:
+            assert worker.stdout is not None
+            worker.stdout.readline()
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        spent = [one for worker in workers for one in json.loads(worker.communicate()[0])]
+    return {"clients": n, "qps": len(spent) / seconds, **percentiles(spent)}
+
+
+def main() -> None:
+    """Load a server from this process; say when it is ready, wait for a line, print all milliseconds."""
+    import vstore_server
+
+    url, file, n, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    queries = np.load(file)
+    collection = vstore_server.connect(url).collection("c")
+
+    def ask(query: np.ndarray) -> Any:
+        return collection.search(query, K).ids
+
+    ask(queries[0])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    json.dump(hammer(lambda: ask, queries, n, seconds), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
