@@ -62,6 +62,7 @@ def rss_bytes(pid: int) -> int:
 def growth(samples: list[tuple[float, int]], window_s: float) -> float:
     """Return how much the memory of the window's last fifth lies above that of its first, as a share."""
     end_s = samples[-1][0]
+    window_s = min(window_s, end_s)
     inside = [(at - end_s + window_s, size) for at, size in samples if at >= end_s - window_s]
     first = statistics.median(size for at, size in inside if at <= window_s / 5)
     last = statistics.median(size for at, size in inside if at >= window_s * 4 / 5)
@@ -100,6 +101,7 @@ def run(folder: str, minutes: float, seed: int) -> dict[str, Any]:
     killer.close()
     server.kill()
     server.wait()
+    print(*tally.wrong, sep="\n", flush=True)
     lost = check(folder, owners)
     window_s = min(600.0, minutes * 60 / 3)
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ class Call:
         """Of its search, as it travels."""
         self._metadata = metadata or {}
         self._request_id: str | None = None
-        self._cancelled = threading.Event()
+        self._cancelled = False
 
     @property
     def request_id(self) -> str:
@@ -101,9 +100,9 @@ class Call:
 
     def cancel(self) -> None:
         """Note that nobody waits for the answer any more."""
-        self._cancelled.set()
+        self._cancelled = True
 
     def check(self) -> None:
         """Raise Cancelled where nobody waits."""
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise Cancelled("the caller gave up")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 import vstore
 from vstore import BatchHits, Database, Hits, IndexSettings, Rerank
+from vstore.cancel import checking
 from vstore.errors import InvalidSetting, nearest
 from vstore.rerank.callables import as_reranker, name_of
 from vstore.serving import CheckedSearch, checked_search
@@ -117,7 +119,9 @@ class Service(VersionMethods):
         reader = Reader(message, name)
         if METHODS[name].lane != "search":
             reader.text("idempotency_key", "")
-        with self._settling(message.get("collection"), call):
+        # A write that began is not left half way: only reads ask whether someone still waits.
+        look = checking(call.check) if METHODS[name].lane == "search" else nullcontext()
+        with look, self._settling(message.get("collection"), call):
             answer = encode(self._run[name](reader, call))
         self._check_size(answer)
         return answer

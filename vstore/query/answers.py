@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from vstore.cancel import check_cancelled
 from vstore.ingest.view import CollectionView
 from vstore.query.cost import work_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_row, search_memtable
@@ -183,6 +184,7 @@ def search_resident(
     planned_at = time.perf_counter()
     parts: list[Found] = []
     for shard, step in zip(ready, steps, strict=True):
+        check_cancelled()
         found = Found.unwritten(1, k)
         find(shard, step, queries, k, found)
         if found.lacks[0]:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 from vstore.cache import BlockKey, DiskTier
+from vstore.cancel import check_cancelled
 from vstore.errors import QueryStopped
 from vstore.shard.fetch import ReadMeter, fetch
 from vstore.shard.session import ShardSession
@@ -74,6 +75,7 @@ class Rounds:
 
 def _next_missing(session: ShardSession, pipeline: Pipeline[T]) -> list[BlockKey]:
     while True:
+        check_cancelled()
         missing = session.missing(next(pipeline))
         if missing:
             return missing

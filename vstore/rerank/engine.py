@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vstore.cancel import check_cancelled, wait_s
 from vstore.errors import RerankError
 from vstore.rerank.work import DeadlinePassed, Work
 from vstore.settings import require
@@ -155,10 +156,15 @@ class Engine:
         call = _Call(list(pairs), work, time.perf_counter(), len(pairs), pending=list(pairs))
         with self._changed:
             self._admit(call)
-            while call.n_open:
-                if not self._changed.wait(work.left_s()) and call.n_open and work.left_s() == 0.0:
-                    self._drop(call)
-                    raise DeadlinePassed
+            try:
+                while call.n_open:
+                    if not self._changed.wait(wait_s(work.left_s())) and call.n_open:
+                        check_cancelled()
+                        if work.left_s() == 0.0:
+                            raise DeadlinePassed
+            except BaseException:
+                self._drop(call)
+                raise
         faults = [pair.error for pair in call.pairs if pair.error is not None and not pair.refused]
         if len(faults) == len(call.pairs):
             fault = faults[0]
@@ -175,8 +181,10 @@ class Engine:
             while self._waiting[0] is not ticket or (
                 self._n_pending and self._n_pending + len(call.pairs) > self.limits.pending_pairs
             ):
-                if not self._changed.wait(call.work.left_s()) and call.work.left_s() == 0.0:
-                    raise DeadlinePassed
+                if not self._changed.wait(wait_s(call.work.left_s())):
+                    check_cancelled()
+                    if call.work.left_s() == 0.0:
+                        raise DeadlinePassed
         finally:
             self._waiting.remove(ticket)
             self._changed.notify_all()

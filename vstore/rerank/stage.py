@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vstore.cancel import check_cancelled
 from vstore.errors import RerankError, StorageError, VstoreError
 from vstore.rerank import scores as arithmetic
 from vstore.rerank.documents import candidate_of, check_query, document_text
@@ -68,6 +69,7 @@ def apply(
     reports: list[RerankReport] = []
     images: Images = {}
     for position, stage in enumerate(stages):
+        check_cancelled()
         depth = max(stage.depth, k)
         ranked[:depth], report = _apply_one(stage, query_document, ranked[:depth], store, images)
         reports.append(report)
