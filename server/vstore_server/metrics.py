@@ -87,6 +87,8 @@ class Registry:
         self.lock = threading.Lock()
         self._kept: list[Counter | Histogram] = []
         self._asked: list[tuple[Family, Callable[[], Iterable[tuple[Labels, float]]]]] = []
+        self.before_text: Callable[[], None] = lambda: None
+        """Called, with the lock held, before anything is read."""
 
     def counter(self, name: str, help: str, *labels: str) -> Counter:
         """Make a counter."""
@@ -113,6 +115,7 @@ class Registry:
         """Return every metric in Prometheus's text format."""
         lines: list[str] = []
         with self.lock:
+            self.before_text()
             kept = [(one.family, list(one.samples())) for one in self._kept]
         for family, ask in self._asked:
             labelled = [(list(zip(family.labels, values, strict=True)), number) for values, number in ask()]
