@@ -18,7 +18,6 @@ from vstore_server.methods import Call, Method
 from vstore_server.metrics import Family, Labels, Registry
 from vstore_server.tracing import Tracing
 
-
 _TOGETHER = 32
 """Receipts are counted when so many wait, or someone looks."""
 
