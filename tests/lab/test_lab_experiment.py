@@ -20,6 +20,7 @@ from vstore.lab.runner import run_experiment
 from vstore.lab.workload import CORRELATIONS, Filters, Workload, stream_of
 from vstore_kernels import bitmap
 
+SHIPPED = sorted((Path(__file__).parents[2] / "docs" / "lab").glob("*.toml"))
 EXPERIMENT = """
 name = "small"
 queries = 6
@@ -222,3 +223,10 @@ def test_an_index_survives_its_file(tmp_path: Path) -> None:
     assert again.code_params.inflation == index().code_params.inflation
     assert (again.upper.entry_rank, again.block_shift) == (index().upper.entry_rank, index().block_shift)
     again.upper.check(again.n)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_experiments_of_the_documentation_are_well_formed(path: Path) -> None:
+    experiment = read_experiment(path)
+    assert experiment.name == path.stem
+    assert experiment.cells
