@@ -208,6 +208,15 @@ def work_on(work: str, space: np.ndarray, progress: build.Progress) -> None:
             build.build_hnsw(space, 8, 60, n_threads=3, progress=progress)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C interrupt: a process that was begun in the background may ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("work", ["clusters", "graph"])
 @pytest.mark.parametrize("at_report", [1, 5])
 def test_ctrl_c_ends_all_threads(work: str, at_report: int) -> None:
