@@ -14,7 +14,7 @@ import pytest
 
 import vstore
 from vstore import F, errors
-from vstore.storage import LocalStore, MemoryStore
+from vstore.storage import LocalStore, MemoryStore, open_store
 from vstore.storage.wrappers import FaultStore, ForwardingStore, LatencyStore, StoreLatency, seeded_faults
 from vstore.storage.wrappers.faults import Fault
 
@@ -23,9 +23,16 @@ INDEX = vstore.IndexSettings(M=4, ef_construction=30, cluster_rows=32, block_row
 N_STEPS = 60
 
 
-@pytest.fixture(params=["memory", "folder"])
+@pytest.fixture(params=["memory", "folder", "seaweed", "ceph"])
 def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else LocalStore(tmp_path / "store")
+    if request.param == "memory":
+        made = MemoryStore()
+    elif request.param == "folder":
+        made = LocalStore(tmp_path / "store")
+    else:
+        name = "s3" if request.param == "seaweed" else "ceph"
+        place = request.getfixturevalue(f"{name}_url")
+        made = open_store(place, **request.getfixturevalue(f"{name}_options"))
     yield KeptOpen(made)
     made.close()
 
@@ -68,6 +75,7 @@ def questions():
     return asked
 
 
+@pytest.mark.s3
 def test_every_answer_is_right_or_a_named_error(store, tmp_path):
     fill(store)
     asked = questions()
@@ -108,7 +116,7 @@ def test_every_answer_is_right_or_a_named_error(store, tmp_path):
 
 
 def check_what_is_kept(store, cache, asked, truth) -> None:
-    """With a sound store again, all answers are right, and what the disk tier holds is the store's."""
+    """With a store that is sound again: all answers are right, and what the disk tier holds is the store's."""
     with vstore.connect(store, settings=settings(), cache_dir=cache, read_only=True) as db:
         collection = db.collection("c")
         n_kept = 0
