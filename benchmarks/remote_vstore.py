@@ -18,6 +18,7 @@ def ask(order: dict[str, Any]) -> dict[str, Any]:
     """
     started = time.perf_counter()
     import vstore
+    import vstore.storage.s3
 
     settings = vstore.Settings(cold_plan="clusters")
     with vstore.open(order["ready"], "rows", read_only=True, settings=settings) as ready:
