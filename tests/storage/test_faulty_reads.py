@@ -116,7 +116,7 @@ def test_every_answer_is_right_or_a_named_error(store, tmp_path):
 
 
 def check_what_is_kept(store, cache, asked, truth) -> None:
-    """With a store that is sound again: all answers are right, and what the disk tier holds is the store's."""
+    """On a sound store again all answers are right, and what the disk tier holds is the store's."""
     with vstore.connect(store, settings=settings(), cache_dir=cache, read_only=True) as db:
         collection = db.collection("c")
         n_kept = 0
