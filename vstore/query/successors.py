@@ -28,8 +28,8 @@ class HotClusters:
     """What a shard had in memory.
 
     `centroids` is float32[K, d'] of its clusters and `hot` bool[K] which of them were there; `whole` names
-    the sections of one piece; `stored_bytes` is what all of its resident lists, codes and whole sections
-    weigh stored.
+    the sections of one piece; `stored_bytes` is what its head and all of its resident lists, codes and whole
+    sections weigh stored.
     """
 
     centroids: Float32s
@@ -60,7 +60,7 @@ def hot_clusters(shard: Shard, cache: BlockCache) -> HotClusters | None:
     hot = (n_there >= HOT_SHARE * n_rows) & (n_rows > 0)
     apart = sections.TABLED | {sections.HEAD, sections.VECTORS, sections.PAYLOAD}
     whole = {key.section for key in resident if key.block == sections.WHOLE and key.section not in apart}
-    weighed = [*guides, *(session.key(section) for section in whole)]
+    weighed = [*guides, session.key(sections.HEAD), *(session.key(section) for section in whole)]
     stored_bytes = sum(session.range_of(key).length or 0 for key in weighed)
     return HotClusters(head.centroids, hot, head.n, frozenset(whole), stored_bytes)
 
