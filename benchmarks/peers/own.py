@@ -66,7 +66,8 @@ class Vstore(Peer):
         self.collection = vstore.connect(self.folder / "store", settings=settings, read_only=True).collection(
             "rows"
         )
-        self.collection.warm(progress=False)
+        # Exact vectors too: every peer has its vectors in memory.
+        self.collection.warm(progress=False, vectors=True)
 
     def prepare(self, passing: Passing) -> Any:
         from vstore import F
