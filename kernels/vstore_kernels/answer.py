@@ -245,8 +245,8 @@ class AnswerScratch:
 
 
 def _rows_apart(n: int, length: int, dtype: type[np.generic]) -> NDArray[Any]:
-    """Return [n, >= length] whose memory shares no cache line with another array's."""
-    return apart(n * length, dtype)[: n * length].reshape(n, length)
+    """Return zeros [n, length] whose memory shares no cache line with another array's."""
+    return apart(n * length, dtype).reshape(n, length)
 
 
 def _tile(n: int, beam: int, k: int) -> tuple[NDArray[Any], ...]:

@@ -133,22 +133,17 @@ def build_hnsw(
             f"M is {M}, ef_construction {ef_construction}, n_threads {n_threads}, n_held_out {n_held_out}; "
             "at least 2, 1, 1 and 0 are needed"
         )
-    builder = _Builder(space, M, max(ef_construction, M), seed, n_threads)
-    prefix = n - builder.n_last(n_held_out)
-    done = 1
-    while done < n:
-        if done == prefix and on_prefix is not None:
-            on_prefix(builder.graph(), builder.nodes_from(prefix))
-        size = max(1, min(_MAX_BATCH, int(done * _BATCH_FRACTION), (prefix if done < prefix else n) - done))
-        builder.insert(done, done + size)
-        done += size
-        if progress is not None:
-            progress(done, n)
-    return builder.finish()
+    builder = Builder(space, M, max(ef_construction, M), seed, n_threads)
+    return builder.insert_from(1, builder.n_last(n_held_out), progress, on_prefix)
 
 
-class _Builder:
-    """The arrays of a graph under construction; upper links hold node ids until `finish`."""
+class Builder:
+    """The arrays of a graph under construction; upper links hold node ids until `finish`.
+
+    Args:
+        space: float32 [n, d'].
+        M, ef, seed, n_threads: as for `build_hnsw`, `ef` at least M.
+    """
 
     def __init__(self, space: NDArray[np.float32], M: int, ef: int, seed: int, n_threads: int) -> None:
         n = space.shape[0]
@@ -163,15 +158,33 @@ class _Builder:
         self._M, self._ef, self._n_threads = M, ef, n_threads
         self._levels = levels
         self._order = order[np.argsort(-levels[order], kind="stable")].astype(np.int32)
-        self._upper_nodes = np.flatnonzero(levels > 0).astype(np.int32)
-        self._upper_rows = np.zeros(self._upper_nodes.size + 1, np.int64)
-        np.cumsum(levels[self._upper_nodes], out=self._upper_rows[1:])
-        self._first_row = np.full(n, NO_NODE, np.int32)
-        self._first_row[self._upper_nodes] = self._upper_rows[:-1]
         self._neighbors = aligned(n, 2 * M, np.int32)
         self._neighbors[:] = NO_NODE
-        self._upper = np.full((int(self._upper_rows[-1]), M), NO_NODE, np.int32)
         self._scratch: list[InsertScratch] = []
+        self._make_upper()
+
+    def insert_from(
+        self, done: int, n_held_out: int, progress: Progress | None = None, on_prefix: OnPrefix | None = None
+    ) -> HNSWGraph:
+        """Insert the nodes from place `done` of the order on, in batches, and return the finished graph.
+
+        Args:
+            done: nodes that are in the graph, at least 1.
+            n_held_out: of those inserted last.
+            progress, on_prefix: as for `build_hnsw`.
+        """
+        n = self._levels.size
+        prefix = n - n_held_out
+        while done < n:
+            if done == prefix and on_prefix is not None:
+                on_prefix(self.graph(), self.nodes_from(prefix))
+            left = (prefix if done < prefix else n) - done
+            size = max(1, min(_MAX_BATCH, int(done * _BATCH_FRACTION), left))
+            self.insert(done, done + size)
+            done += size
+            if progress is not None:
+                progress(done, n)
+        return self.finish()
 
     def insert(self, start: int, stop: int) -> None:
         """Insert the nodes `order[start:stop]`, all earlier ones being in the graph."""
@@ -209,6 +222,15 @@ class _Builder:
             int(np.searchsorted(self._upper_nodes, entry)),
             int(self._levels[entry]),
         )
+
+    def _make_upper(self) -> None:
+        """Make empty upper levels for the levels drawn."""
+        self._upper_nodes = np.flatnonzero(self._levels > 0).astype(np.int32)
+        self._upper_rows = np.zeros(self._upper_nodes.size + 1, np.int64)
+        np.cumsum(self._levels[self._upper_nodes], out=self._upper_rows[1:])
+        self._first_row = np.full(self._levels.size, NO_NODE, np.int32)
+        self._first_row[self._upper_nodes] = self._upper_rows[:-1]
+        self._upper = np.full((int(self._upper_rows[-1]), self._M), NO_NODE, np.int32)
 
     def _find(self, nodes: NDArray[np.int32]) -> None:
         try:

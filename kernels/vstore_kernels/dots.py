@@ -138,22 +138,7 @@ def emit_chunks(builder: Any, row: Any, query: Any, n_chunks: Any, bits: int, is
         bits: 4 or 2.
         isa: one of `isa.ISAS`.
     """
-    n_parts = 8 // bits
-    lanes = CHUNK // n_parts
-    kind = _vector(_I8, lanes)
-    accumulator = _emit.alloca_once(builder, _vector(_I32, lanes // 4))
-    builder.store(_splat(_vector(_I32, lanes // 4), 0), accumulator)
-    with _emit.for_range(builder, n_chunks) as loop:
-        packed = _load(builder, builder.add(row, builder.mul(loop.index, _I64(lanes))), kind)
-        start = builder.add(query, builder.mul(loop.index, _I64(CHUNK)))
-        mask = _splat(kind, (1 << bits) - 1)
-        parts = []
-        for part in range(n_parts):
-            shifted = packed if part == 0 else builder.lshr(packed, _splat(kind, bits * part))
-            codes = shifted if part == n_parts - 1 else builder.and_(shifted, mask)
-            parts.append((codes, _load(builder, builder.add(start, _I64(lanes * part)), kind)))
-        builder.store(_add_bytes(builder, builder.load(accumulator), parts, isa), accumulator)
-    return _sum(builder, builder.load(accumulator))
+    return _emit_products(builder, row, [query], n_chunks, bits, isa)[0]
 
 
 def emit_chunks_for_four(
@@ -170,26 +155,37 @@ def emit_chunks_for_four(
         out: i64, the address of int32 [4], written.
         isa: one of `isa.ISAS`.
     """
-    lanes = CHUNK // 2
+    queries = [builder.add(query, builder.mul(stride, _I64(j))) for j in range(FOUR)]
+    for j, product in enumerate(_emit_products(builder, row, queries, n_chunks, 4, isa)):
+        at = builder.inttoptr(builder.add(out, _I64(4 * j)), _I32.as_pointer())
+        builder.store(product, at, align=4)
+
+
+def _emit_products(
+    builder: Any, row: Any, queries: list[Any], n_chunks: Any, bits: int, isa: str
+) -> list[Any]:
+    """Emit the products of a row with several queries, which it is unpacked for once; return an i32 each."""
+    n_parts = 8 // bits
+    lanes = CHUNK // n_parts
     kind, sums = _vector(_I8, lanes), _vector(_I32, lanes // 4)
-    accumulators = [_emit.alloca_once(builder, sums) for _ in range(FOUR)]
+    accumulators = [_emit.alloca_once(builder, sums) for _ in queries]
     for accumulator in accumulators:
         builder.store(_splat(sums, 0), accumulator)
     with _emit.for_range(builder, n_chunks) as loop:
         packed = _load(builder, builder.add(row, builder.mul(loop.index, _I64(lanes))), kind)
-        low = builder.and_(packed, _splat(kind, 15))
-        high = builder.lshr(packed, _splat(kind, 4))
-        start = builder.add(query, builder.mul(loop.index, _I64(CHUNK)))
-        for j, accumulator in enumerate(accumulators):
-            own = builder.add(start, builder.mul(stride, _I64(j)))
+        mask = _splat(kind, (1 << bits) - 1)
+        codes = []
+        for part in range(n_parts):
+            shifted = packed if part == 0 else builder.lshr(packed, _splat(kind, bits * part))
+            codes.append(shifted if part == n_parts - 1 else builder.and_(shifted, mask))
+        for query, accumulator in zip(queries, accumulators, strict=True):
+            start = builder.add(query, builder.mul(loop.index, _I64(CHUNK)))
             parts = [
-                (low, _load(builder, own, kind)),
-                (high, _load(builder, builder.add(own, _I64(lanes)), kind)),
+                (code, _load(builder, builder.add(start, _I64(lanes * part)), kind))
+                for part, code in enumerate(codes)
             ]
             builder.store(_add_bytes(builder, builder.load(accumulator), parts, isa), accumulator)
-    for j, accumulator in enumerate(accumulators):
-        at = builder.inttoptr(builder.add(out, _I64(4 * j)), _I32.as_pointer())
-        builder.store(_sum(builder, builder.load(accumulator)), at, align=4)
+    return [_sum(builder, builder.load(accumulator)) for accumulator in accumulators]
 
 
 def emit_bytes(builder: Any, row: Any, query: Any, d: Any, isa: str) -> Any:

@@ -21,7 +21,7 @@ from vstore_kernels.intrinsics import trailing_zeros
 from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import NO_NODE
 from vstore_kernels.rescore import keep
-from vstore_kernels.scoring import QueryView, prefetch_row, score
+from vstore_kernels.scoring import QueryView, prefetch_passing, score
 from vstore_kernels.tables import BlockTables
 
 SCANNED: Final = 0
@@ -228,12 +228,7 @@ def scan_run(
             word &= ones << np.uint64(start & 63)
         if w == last:
             word &= ones >> np.uint64(63 - ((stop - 1) & 63))
-        # The rows of a word lie close together: asked for at once, they come at once.
-        ahead = word
-        while ahead != np.uint64(0):
-            node = w * 64 + trailing_zeros(ahead)
-            ahead &= ahead - np.uint64(1)
-            prefetch_row(code_table[node >> block_shift] + (node & mask) * row_bytes, row_bytes)
+        prefetch_passing(word, w * 64, code_table, block_shift, row_bytes)
         while word != np.uint64(0):
             node = w * 64 + trailing_zeros(word)
             word &= word - np.uint64(1)

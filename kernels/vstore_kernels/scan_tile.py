@@ -16,7 +16,7 @@ from vstore_kernels.intrinsics import load_f32, trailing_zeros
 from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import F_BASE, F_BIAS, F_SCALE, F_SHIFT, F_STEP_ERROR
 from vstore_kernels.rescore import SIGMAS, keep
-from vstore_kernels.scoring import QueryView, nibbles_of_four, prefetch_row, score
+from vstore_kernels.scoring import QueryView, nibbles_of_four, prefetch_passing, score
 
 TILE: Final = 8
 """Queries at once: their packed codes, at 1,024 dimensions 8 KiB, stay beside a row's in the first cache."""
@@ -85,12 +85,7 @@ def scan_tile(
         return
     for w in range(passing.shape[0]):
         word = passing[w]
-        # The rows of a word lie close together: asked for at once, they come at once.
-        ahead = word
-        while ahead != np.uint64(0):
-            node = w * 64 + trailing_zeros(ahead)
-            ahead &= ahead - np.uint64(1)
-            prefetch_row(code_table[node >> block_shift] + (node & mask) * row_bytes, row_bytes)
+        prefetch_passing(word, w * 64, code_table, block_shift, row_bytes)
         while word != np.uint64(0):
             node = w * 64 + trailing_zeros(word)
             word &= word - np.uint64(1)

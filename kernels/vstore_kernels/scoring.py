@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels.dots import CHUNK, dot_bits, dot_bytes, dot_nibbles, dot_nibbles_of_four, dot_pairs
-from vstore_kernels.intrinsics import load_f32, prefetch
+from vstore_kernels.intrinsics import load_f32, prefetch, trailing_zeros
 from vstore_kernels.jit import Int, inner, kernel
 from vstore_kernels.layout import (
     F_AT_ZERO,
@@ -83,6 +83,21 @@ def prefetch_row(address: Int, n_bytes: Int) -> None:
     """Prefetch the row at `address`, at most its first 1,024 bytes."""
     for line in range(0, min(n_bytes, _MAX_PREFETCH), _LINE):
         prefetch(address, line)
+
+
+@inner()
+def prefetch_passing(
+    word: np.uint64, first: Int, code_table: NDArray[np.int64], block_shift: Int, row_bytes: Int
+) -> None:
+    """Prefetch the rows of the ones in a bitmap's word, whose lowest bit is node `first`.
+
+    They lie close together: asked for at once, they come at once.
+    """
+    mask = (np.int64(1) << block_shift) - 1
+    while word != np.uint64(0):
+        node = first + trailing_zeros(word)
+        word &= word - np.uint64(1)
+        prefetch_row(code_table[node >> block_shift] + (node & mask) * row_bytes, row_bytes)
 
 
 @kernel()

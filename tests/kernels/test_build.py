@@ -28,7 +28,7 @@ def batches_of(n: int) -> list[tuple[int, int]]:
 @given(st.integers(2, 90), st.integers(2, 5), st.integers(4, 30), st.integers(0, 99))
 def test_the_graph_is_the_slow_twins(n: int, M: int, ef: int, seed: int) -> None:
     space = whole_numbers(n, 3, seed)
-    drawn = build._Builder(space, M, max(ef, M), seed, 1)
+    drawn = build.Builder(space, M, max(ef, M), seed, 1)
     # The graph is that of the rows as they were coded.
     coded = build_rows.rows_for_build(space, 1).astype(np.float64)
     links = naive.build(coded, drawn._levels.tolist(), drawn._order.tolist(), M, max(ef, M), batches_of(n))
@@ -117,7 +117,7 @@ def test_a_tiny_build_holds_out_what_it_can() -> None:
 
 
 def test_levels_fall_by_the_factor_M() -> None:
-    levels = build._Builder(np.zeros((100_000, 1), np.float32), 16, 16, 0, 1)._levels
+    levels = build.Builder(np.zeros((100_000, 1), np.float32), 16, 16, 0, 1)._levels
     assert (levels >= 1).mean() == pytest.approx(1 / 16, rel=0.05)
     assert (levels >= 2).mean() == pytest.approx(1 / 256, rel=0.2)
 

@@ -13,12 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vstore.types import Bools, Float32s, Int32s, Int64s
-from vstore_kernels.build import HNSWGraph, OnPrefix, Progress, _Builder
+from vstore_kernels.build import Builder, HNSWGraph, OnPrefix, Progress
 from vstore_kernels.layout import NO_NODE
-
-BATCH_FRACTION = 0.05
-MAX_BATCH = 16_384
-
 
 MIN_KEPT_SHARE = 0.3
 """Of the rows of the new graph, those that the old one must bring; below, building anew is about as quick."""
@@ -67,7 +63,7 @@ def extended_hnsw(
         ef_construction, seed, n_threads, progress, n_held_out, on_prefix: as for `build_hnsw`; rows that are
             held out are taken out of the old graph first.
     """
-    n, M = len(space), old.graph.neighbors.shape[1] // 2
+    M = old.graph.neighbors.shape[1] // 2
     new_ids = np.full(len(old.graph.neighbors), NO_NODE, np.int32)
     new_ids[old.rows] = places
     builder = _Extension(space, M, max(ef_construction, M), seed, n_threads)
@@ -75,19 +71,10 @@ def extended_hnsw(
     n_kept = builder.begin(old.graph, new_ids)
     if n_kept == 0:
         return None
-    done, prefix = n_kept, n - n_held_out
-    while done < n:
-        if done == prefix and on_prefix is not None:
-            on_prefix(builder.graph(), builder.nodes_from(prefix))
-        size = max(1, min(MAX_BATCH, int(done * BATCH_FRACTION), (prefix if done < prefix else n) - done))
-        builder.insert(done, done + size)
-        done += size
-        if progress is not None:
-            progress(done, n)
-    return builder.finish()
+    return builder.insert_from(n_kept, n_held_out, progress, on_prefix)
 
 
-class _Extension(_Builder):
+class _Extension(Builder):
     """A graph under construction that begins with the links of another."""
 
     def hold_out(self, wanted: int, new_ids: Int32s) -> int:
@@ -114,7 +101,7 @@ class _Extension(_Builder):
         self._levels[new_ids[kept]] = heights[kept]
         self._levels[self._held_out] = 0
         self._reorder(is_kept)
-        self._room_for_levels()
+        self._make_upper()
         self._neighbors[new_ids[kept]] = _renamed(old.neighbors[kept], new_ids)
         self._take_upper(old, new_ids)
         return int(is_kept.sum())
@@ -127,15 +114,6 @@ class _Extension(_Builder):
         turn = np.where(is_kept[order], 0, np.where(last[order], 2, 1))
         # Stable: the random order decides between rows of one level.
         self._order = order[np.lexsort((-self._levels[order], turn))].astype(np.int32)
-
-    def _room_for_levels(self) -> None:
-        n = len(self._levels)
-        self._upper_nodes = np.flatnonzero(self._levels > 0).astype(np.int32)
-        self._upper_rows = np.zeros(self._upper_nodes.size + 1, np.int64)
-        np.cumsum(self._levels[self._upper_nodes], out=self._upper_rows[1:])
-        self._first_row = np.full(n, NO_NODE, np.int32)
-        self._first_row[self._upper_nodes] = self._upper_rows[:-1]
-        self._upper = np.full((int(self._upper_rows[-1]), self._M), NO_NODE, np.int32)
 
     def _take_upper(self, old: HNSWGraph, new_ids: Int32s) -> None:
         links = np.where(old.upper_links >= 0, old.upper_nodes[np.maximum(old.upper_links, 0)], NO_NODE)
