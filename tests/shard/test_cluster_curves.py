@@ -48,7 +48,7 @@ def test_counted_recall_is_found_recall(guide, questions, kind):
 
 
 def test_a_curve_climbs_to_all_rows(guide, questions):
-    curve = inverted.climb(guide, "far", 0.2, questions["far", 0.2], confidence=2.0, least_error=0.05)
+    curve = inverted.climb(guide, "far", 0.2, questions["far", 0.2], confidence=2.0)
     assert curve.walk == CLUSTERS["far"]
     assert (np.diff(curve.ef) > 0).all()
     assert (np.diff(curve.recall, axis=0) >= 0).all()
@@ -66,7 +66,7 @@ def test_budgets_reach_all_rows_and_no_more():
 
 
 def test_few_near_clusters_hold_the_answer_under_an_even_filter(guide, questions):
-    curve = inverted.climb(guide, "none", 0.2, questions["none", 0.2], confidence=1.0, least_error=0.05)
+    curve = inverted.climb(guide, "none", 0.2, questions["none", 0.2], confidence=1.0)
     least = curve.width(0.95, 10)
     assert least is not None
     assert least < 0.5 * curve.ef[-1]

@@ -57,7 +57,7 @@ def expansion_walk(
             _watch(params, scratch)
             yield Wants(scratch.needs_lists.copy(), scratch.needs_codes.copy())
         _watch(params, scratch)
-        return _found(scratch)
+        return Found.of_walk(scratch)
 
 
 def mode_walk(
@@ -77,7 +77,7 @@ def mode_walk(
             _watch(params, scratch)
             yield Wants(scratch.needs_lists.copy(), scratch.needs_codes.copy())
         _watch(params, scratch)
-        return _found(scratch)
+        return Found.of_walk(scratch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +93,6 @@ def _watch(params: WalkParams, scratch: LabScratch) -> None:
     if isinstance(params, WatchedParams) and params.watch is not None:
         met = scratch.visited[: scratch.n] == scratch.epoch
         params.watch(np.flatnonzero(met).astype(np.int32))
-
-
-def _found(scratch: LabScratch) -> Found:
-    node_ids, distances = search.results(scratch)
-    counters = scratch.counters
-    return Found(
-        node_ids,
-        distances,
-        n_distances=int(counters[layout.N_DISTANCES]),
-        n_hops=int(counters[layout.N_HOPS]),
-        n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
-        n_lists=int(counters[layout.N_LISTS]),
-    )
 
 
 def _run(

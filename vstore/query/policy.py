@@ -177,8 +177,8 @@ class Policy:
         n_candidates = self._near[0]
         if mixed < CERTAINLY_MIXED:
             n_candidates = max(n_candidates, self._apart[0])
-        ef, acorn_ns = self._by_curves(self._walks, near, selectivity, mixed)
-        rows, clusters_ns = self._by_curves(self._scans, near, selectivity, mixed)
+        ef, acorn_ns = self._by_curves(self._walks, near, selectivity, mixed, walks=True)
+        rows, clusters_ns = self._by_curves(self._scans, near, selectivity, mixed, walks=False)
         width = max(ef or self._ef, n_candidates)
         return (
             self._scan(n_matching, self._scan_ns(n_matching), ""),
@@ -214,19 +214,18 @@ class Policy:
         return costs.RESULT_FILTER * self._curve.cost_ns(self._ef / near, self._row_bytes)
 
     def _by_curves(
-        self, widths: dict[Walk, _Widths], near: float, selectivity: float, correlation: float
+        self, widths: dict[Walk, _Widths], near: float, selectivity: float, correlation: float, *, walks: bool
     ) -> tuple[int | None, float]:
         found: list[tuple[int | None, float]] = []
-        # A scan leaves a cluster for the next without a path between them.
-        leaves = widths is self._scans
-        least = 1 if leaves else self._ef
+        least = self._ef if walks else 1
         if correlation >= CERTAINLY_FAR:
             found.append(_between(widths["none"], near, least))
         if correlation < CERTAINLY_MIXED:
             found.append(_between(widths["far"], selectivity, least))
-        if correlation < CERTAINLY_MIXED or (correlation > CERTAINLY_EVEN and not leaves):
+        # A scan leaves a cluster for the next without a path between them; a walk may stay in the first.
+        if correlation < CERTAINLY_MIXED or (walks and correlation > CERTAINLY_EVEN):
             found.append(_between(widths["islands"], selectivity, least))
-        if correlation > PERHAPS_NEAR and leaves:
+        if not walks and correlation > PERHAPS_NEAR:
             found.append(_between(widths["near"], selectivity, least))
         if not found or any(ef is None for ef, _ in found):
             return None, math.inf

@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from vstore.types import Bitmap, Float32s, Int32s, Int64s, Metric, UInt8s
+from vstore_kernels import layout
 from vstore_kernels.build import UpperLevels
 from vstore_kernels.codes import CodeParams
-from vstore_kernels.search import BlockTables
+from vstore_kernels.search import BlockTables, SearchScratch, results
 
 NO_BLOCKS: Int32s = np.empty(0, dtype=np.int32)
 
@@ -120,6 +121,21 @@ class Found:
     def nothing(cls) -> Found:
         """Return no candidates."""
         return cls(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
+
+    @classmethod
+    def of_walk(cls, scratch: SearchScratch, blocks: Int32s | None = None) -> Found:
+        """Return what a walk that ended left in its scratch; `blocks` as above."""
+        node_ids, distances = results(scratch)
+        counters = scratch.counters
+        return cls(
+            node_ids,
+            distances,
+            n_distances=int(counters[layout.N_DISTANCES]),
+            n_hops=int(counters[layout.N_HOPS]),
+            n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
+            n_lists=int(counters[layout.N_LISTS]),
+            blocks=blocks,
+        )
 
 
 Walk = Generator[Wants, None, Found]

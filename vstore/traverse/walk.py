@@ -24,17 +24,7 @@ def beam_walk(
         lookahead = params.ef if params.lookahead is None else params.lookahead
         while search.step(scratch, graph.tables, code, passing, lookahead) == layout.NEEDS:
             yield Wants(scratch.needs_lists.copy(), scratch.needs_codes.copy())
-        node_ids, distances = search.results(scratch)
-        counters = scratch.counters
-        return Found(
-            node_ids,
-            distances,
-            n_distances=int(counters[layout.N_DISTANCES]),
-            n_hops=int(counters[layout.N_HOPS]),
-            n_filter_checks=int(counters[layout.N_FILTER_CHECKS]),
-            n_lists=int(counters[layout.N_LISTS]),
-            blocks=None if graph.tables.resident else _blocks_seen(scratch, graph.tables),
-        )
+        return Found.of_walk(scratch, None if graph.tables.resident else _blocks_seen(scratch, graph.tables))
 
 
 def _blocks_seen(scratch: search.SearchScratch, tables: search.BlockTables) -> Int32s:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vstore.shard.calibration.curves import CLUSTERS, KS, Curve, Walk
 from vstore.shard.calibration.guide import Guide
-from vstore.shard.calibration.truth import Question
+from vstore.shard.calibration.truth import Question, lowered
 from vstore.types import Float64s, Int64s
 from vstore_kernels import bitmap
 from vstore_kernels.clusters import nearest_clusters
@@ -36,7 +36,6 @@ def climb(
     share: float,
     questions: Sequence[Question],
     confidence: float,
-    least_error: float,
 ) -> Curve:
     """Return the curve of one kind of question; its `ef` and `n_seeds` are the budget.
 
@@ -46,18 +45,16 @@ def climb(
         share: of all rows that the filters pass.
         questions: of this kind, at least one.
         confidence: standard errors by which a mean is lowered.
-        least_error: added to the standard error, over the number of questions.
     """
     ladder = budgets(max(question.n_passing or guide.n for question in questions))
     found = np.stack([seen(guide, question, ladder) for question in questions])
-    spread = found.std(axis=0) / np.sqrt(len(found)) + least_error / len(found)
-    lowered = np.clip(found.mean(axis=0) - confidence * spread, 0, 1)
+    recall = lowered(found, confidence)
     # All rows looked at miss none.
-    lowered[-1] = 1.0
+    recall[-1] = 1.0
     counts = np.zeros((len(ladder), 4), np.float32)
     counts[:, 0] = ladder + len(guide.centroids)
     widths = ladder.astype(np.int32)
-    return Curve(CLUSTERS[walk], share, widths, widths.copy(), lowered.astype(np.float32), counts)
+    return Curve(CLUSTERS[walk], share, widths, widths.copy(), recall.astype(np.float32), counts)
 
 
 def seen(guide: Guide, question: Question, ladder: Int64s) -> Float64s:

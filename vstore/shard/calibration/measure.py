@@ -25,7 +25,7 @@ from vstore.shard.calibration.curves import (
     Walk,
 )
 from vstore.shard.calibration.guide import Guide
-from vstore.shard.calibration.truth import Question, TruthMaker
+from vstore.shard.calibration.truth import Question, TruthMaker, lowered
 from vstore.types import Float32s, Float64s, Int32s, Int64s
 from vstore_kernels.parallel import run_chunks
 
@@ -56,8 +56,6 @@ _CONFIDENCE: Final[dict[str, float]] = {
 _USUAL: Final = 0.95
 """The share of held-out rows that count as like the rest; the others have wider searches."""
 _FAR: Final[tuple[Walk, float]] = ("far", 0.2)
-_LEAST_ERROR: Final = 0.05
-"""Nothing missed by n queries does not mean that nothing ever is: added to the standard error, over n."""
 _CHUNK: Final = 16
 _PAST_SCAN: Final = 1.5
 
@@ -139,11 +137,10 @@ class _Measure:
         rungs: list[tuple[int, Float64s, Float64s]] = []
         for ef in ladder:
             shares, counts = self._rung(questions, ef, seeds_for(ef) if filtered else 0)
-            spread = shares.std(axis=0) / np.sqrt(len(shares)) + _LEAST_ERROR / len(shares)
-            lowered = np.clip(shares.mean(axis=0) - _CONFIDENCE[walk] * spread, 0, 1)
-            rungs.append((ef, lowered, counts.mean(axis=0)))
+            reached = lowered(shares, _CONFIDENCE[walk])
+            rungs.append((ef, reached, counts.mean(axis=0)))
             taken = costs.walk_ns(counts.mean(axis=0).tolist(), self._row_bytes)
-            if lowered.min() >= _SATURATED or taken + filtered * self._seeding_ns() > limit_ns:
+            if reached.min() >= _SATURATED or taken + filtered * self._seeding_ns() > limit_ns:
                 break
         widths = [rung[0] for rung in rungs]
         return Curve(
@@ -157,7 +154,7 @@ class _Measure:
 
     def clusters(self, walk: Walk, share: float, questions: list[Question]) -> Curve:
         """Return the curve of a cluster scan for one kind of question."""
-        return inverted.climb(self._guide, walk, share, questions, _CONFIDENCE[walk], _LEAST_ERROR)
+        return inverted.climb(self._guide, walk, share, questions, _CONFIDENCE[walk])
 
     def lost(self, questions: list[Question]) -> Float32s:
         """Return float32[len(KS), len(OVERSAMPLING)]: how much of the true k ranks too low to be

@@ -16,6 +16,7 @@ from vstore_kernels.parallel import run_chunks
 GROUPS: Final = 8
 """Filters of one kind and share: each has its own queries, those near to its pivot."""
 _TOLERANCE: Final = 1e-6
+_LEAST_ERROR: Final = 0.05
 _CHUNK_KEYS: Final = 1 << 24
 """Distances of queries to rows held at once by a thread."""
 
@@ -68,6 +69,16 @@ class Question:
             first = np.minimum(np.searchsorted(places, kept[column]), most)
             out[column] = (min(len(places), most) - first) / most
         return out
+
+
+def lowered(shares: Float64s, confidence: float) -> Float64s:
+    """Return the mean of shares (float64[m, ...], of m questions) less `confidence` standard errors.
+
+    Nothing missed by m questions does not mean that nothing ever is: a little is added to the error, over m.
+    """
+    spread = shares.std(axis=0) / np.sqrt(len(shares)) + _LEAST_ERROR / len(shares)
+    bound: Float64s = np.clip(shares.mean(axis=0) - confidence * spread, 0, 1)
+    return bound
 
 
 class TruthMaker:
