@@ -5,9 +5,7 @@ Debian and Ubuntu have it: apt-get install -y --no-install-recommends ceph-mon c
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -102,25 +100,10 @@ class CephServer(S3Server):
         super().__init__()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self) -> CephServer:
-        """Start, and return when the server answers a signed request."""
+    def _launch(self) -> None:
         lacking = missing_binary()
         if lacking is not None:
             raise FileNotFoundError(f"{lacking} is not installed; run: {INSTALL}")
-        for attempt in range(3):
-            try:
-                self._launch_cluster()
-                self._until("the S3 port", self._answers)
-                return self
-            except RuntimeError:
-                # Another process may have taken a port between its choice and its use.
-                self._end()
-                if attempt == 2:
-                    self.stop()
-                    raise
-        raise AssertionError("unreachable")
-
-    def _launch_cluster(self) -> None:
         here = Path(tempfile.mkdtemp(prefix="c", dir=self._directory))
         port, mon2, mon1 = free_ports(3)
         self.endpoint_url = f"http://{HOST}:{port}"
@@ -147,6 +130,9 @@ class CephServer(S3Server):
             "--display-name", "test", "--max-buckets", "0",
             "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY,
         )  # fmt: skip
+
+    def _wait(self) -> None:
+        self._until("the S3 port", self._answers)
 
     def _answers(self) -> str:
         self._client().list_buckets()
@@ -203,12 +189,4 @@ class CephServer(S3Server):
 
 
 if __name__ == "__main__":
-    server = CephServer().start()
-    server.create_bucket("vstore")
-    print(f"export S3_ENDPOINT={server.endpoint_url} AWS_ACCESS_KEY_ID={ACCESS_KEY}", end=" ")
-    print(f"AWS_SECRET_ACCESS_KEY={SECRET_KEY} AWS_DEFAULT_REGION=us-east-1", flush=True)
-    try:
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    finally:
-        server.stop()
-    os._exit(0)
+    CephServer().serve_until_told()

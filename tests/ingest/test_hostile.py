@@ -27,6 +27,7 @@ from vstore.errors import (
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "storage"))
 from fault_proxy import DENIED, FaultProxy
+from rights import as_somebody
 
 INDEX = vstore.IndexSettings(M=4, ef_construction=20)
 DIM = 8
@@ -97,19 +98,6 @@ def test_a_disk_that_is_really_full():
         collection.flush(progress=False)
         db.close()
         holds(uri, acknowledged | set(range(500_000, 500_010)))
-
-
-@contextlib.contextmanager
-def as_somebody() -> Iterator[None]:
-    """Drop root's rights, for which no permission counts."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_folder_that_may_no_longer_be_written_and_then_not_even_read():

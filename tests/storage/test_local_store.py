@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from rights import as_somebody
 
 from vstore.errors import (
     AccessDenied,
@@ -178,19 +179,6 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     store = LocalStore(tmp_path)
     store.put("a", bytes(range(100)))
     assert store.get("a") == bytes(range(100))
-
-
-@contextlib.contextmanager
-def as_somebody():
-    """Drop root's rights, for which no permission counts."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_forbidden_folder():
