@@ -182,7 +182,7 @@ class Settings:
     """One of this many rows is flushed; writes wait for it at one and a half times as many."""
     memtable_bytes: int = 256 << 20
     shard_bytes: int = 1 << 30
-    """`bulk_load` begins a new shard where its codes and neighbour lists would take more than this."""
+    """Flushes, merges and `bulk_load` begin a new shard where codes and neighbour lists would take more."""
     background: bool = True
     """Flush full memtables and merge shards in a thread; without it, the write that fills one flushes it."""
     n_threads: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
@@ -194,6 +194,11 @@ class Settings:
     coalesce_max_bytes: int = 8 << 20
     """A coalesced request is at most this long."""
     n_retries: int = 5
+    """How often what may pass is asked again."""
+    retry_first_s: float = 0.05
+    """The wait before the first repeat is at most this; it doubles from repeat to repeat."""
+    retry_longest_s: float = 2.0
+    """No wait before a repeat is longer."""
     cold_plan: Literal["auto", "clusters", "walk"] = "auto"
     """How a shard is searched whose codes are not all cached: "clusters" scans the codes of whole clusters,
     read in one round; "walk" goes as a warm search does, and waits for what it meets. "auto": clusters
@@ -236,6 +241,11 @@ class Settings:
         require(self.coalesce_max_bytes >= 1, f"coalesce_max_bytes is {self.coalesce_max_bytes}; 1 or more")
         require(self.n_retries >= 0, f"n_retries is {self.n_retries}; it must be 0 or more")
         require(
+            0 <= self.retry_first_s <= self.retry_longest_s,
+            f"retry_first_s is {self.retry_first_s} and retry_longest_s {self.retry_longest_s}; "
+            "the first must be 0 or more, and the longest no less than it",
+        )
+        require(
             self.cold_plan in ("auto", "clusters", "walk"),
             f"cold_plan is {self.cold_plan!r}; it must be 'auto', 'clusters' or 'walk'",
         )
@@ -246,3 +256,7 @@ class Settings:
         )
         require(self.retention_s >= 0, f"retention_s is {self.retention_s}; it must be 0 or more")
         require(self.lease_s > 0, f"lease_s is {self.lease_s}; it must be more than 0")
+
+    def backoff_s(self, attempt: int) -> float:
+        """Return the longest wait after the attempt of that index, counted from 0."""
+        return min(self.retry_longest_s, self.retry_first_s * 2.0 ** min(attempt, 60))

@@ -7,7 +7,8 @@ import pytest
 
 import vstore
 from vstore import F, errors
-from vstore.ingest.bulk import filled, shard_rows
+from vstore.ingest.bulk import filled
+from vstore.ingest.flush import shard_rows
 from vstore.ingest.inputs import row_batch
 from vstore.storage import LocalStore, MemoryStore
 from vstore.storage.wrappers import FaultStore, seeded_faults
@@ -181,6 +182,30 @@ def test_the_size_of_a_shard():
     assert shard_rows(schema, vstore.IndexSettings(shard_rows=5000), 1 << 30) == 5000
     with pytest.raises(errors.InvalidSetting, match="shard_bytes"):
         vstore.Settings(shard_bytes=10)
+
+
+def test_flushes_and_merges_keep_to_the_size_of_a_shard():
+    vectors, _ = rows(2000)
+    settings = vstore.Settings(shard_bytes=1 << 16, background=False)
+    with vstore.connect(MemoryStore(), settings=settings) as database:
+        collection = database.create_collection("c", dim=vectors.shape[1], metric="l2")
+        most = shard_rows(collection.schema, collection.index, 1 << 16)
+        assert most < 2000
+        sizes = []
+        for start in (0, 1000):
+            collection.upsert(range(start, start + 1000), vectors[start : start + 1000])
+            collection.flush()
+            sizes.append([live.n_live for live in collection._view().shards])
+        assert all(max(size) <= most for size in sizes)
+        collection.compact()
+        after = [live.n_live for live in collection._view().shards]
+        assert sum(after) == 2000
+        assert max(after) <= most
+        # Shards more than half full are full by this measure too, so nothing is merged for ever.
+        version = collection.version
+        collection.compact()
+        assert collection.version == version
+        assert sorted(hit for hit in collection.search(vectors[17], k=1).ids) == [17]
 
 
 def test_rows_keep_their_order_however_they_are_cut():

@@ -13,24 +13,19 @@ import traceback
 import pytest
 import urllib3
 from fault_proxy import DOWN, EXPIRED, HALF, LOST_CUT, MOVED, OTHER_RANGE, UNTOLD, FaultProxy
+from urllib3.exceptions import ProtocolError
 
 from vstore.errors import AccessDenied, InvalidSetting, ObjectNotFound, StorageError, StoreUnavailable
 from vstore.settings import Settings
 from vstore.storage import ByteRange, open_store
 from vstore.storage import s3_presigned as module
 from vstore.storage.s3 import S3Store
-from vstore.storage.s3_client import S3Options
-from vstore.storage.s3_presigned import (
-    BOTO_ONLY_S,
-    SIGN_AGAIN_S,
-    PresignedReader,
-    as_client_error,
-    ca_bundle,
-    can_presign,
-    make_pools,
-    proxy_for,
-)
-from vstore.storage.s3_reader import BotoReader, backoff_s
+from vstore.storage.s3_client import S3Access, S3Options
+from vstore.storage.s3_listing import parse_page
+from vstore.storage.s3_pools import ca_bundle, make_pools, proxy_for
+from vstore.storage.s3_presigned import BOTO_ONLY_S, SIGN_AGAIN_S, PresignedReader, as_client_error
+from vstore.storage.s3_reader import BotoReader
+from vstore.storage.s3_signing import can_presign, plain_base
 
 pytestmark = pytest.mark.s3
 DATA = random.Random(1).randbytes(50_000)
@@ -57,6 +52,7 @@ class Place:
         self.store.put("a", DATA)
         client = self.store._client
         self.count(client, "generate_presigned_url", self.signed)
+        self.count(self.store._reader._signer, "object_url", self.signed)
         self.count(client, "get_object", self.by_boto)
         self.proxy = proxy
 
@@ -64,7 +60,7 @@ class Place:
         real = getattr(client, name)
 
         def counted(*args, **kwargs):
-            calls.append(kwargs)
+            calls.append(kwargs or args)
             return real(*args, **kwargs)
 
         setattr(client, name, counted)
@@ -183,13 +179,21 @@ def test_what_may_pass_is_asked_again(make_place, fault):
     place.proxy.script["GET"] = [fault, fault]
     assert place.store.get("a", 100, 10_000) == DATA[100:10_100]
     assert len(place.waits_s) == 2
-    assert all(0 <= wait_s <= backoff_s(i) for i, wait_s in enumerate(place.waits_s))
+    assert all(0 <= wait_s <= Settings().backoff_s(i) for i, wait_s in enumerate(place.waits_s))
     place.proxy.script["GET"] = [fault] * 3
     with pytest.raises(StoreUnavailable, match="try again"):
         place.store.get("a", 100, 10_000)
     assert len(place.waits_s) == 4
     assert len(set(place.waits_s)) == 4
     assert not place.by_boto
+
+
+def test_the_waits_are_settings():
+    chosen = Settings(retry_first_s=0.2, retry_longest_s=0.5)
+    assert [chosen.backoff_s(i) for i in (0, 1, 2, 5000)] == [0.2, 0.4, 0.5, 0.5]
+    for first_s, longest_s in ((-1, 2), (3, 2), (float("nan"), 2)):
+        with pytest.raises(InvalidSetting, match="retry_first_s"):
+            Settings(retry_first_s=first_s, retry_longest_s=longest_s)
 
 
 def test_what_stays_is_not_asked_again(make_place):
@@ -235,6 +239,79 @@ def test_urls_are_in_no_log_and_no_error(make_place, caplog):
     assert len(errors) == 2
     assert all("X-Amz" not in shown for shown in [text, *errors])
     assert "X-Amz" not in repr(place.store._reader._urls)
+
+
+# ---- without a client
+
+
+def test_reads_and_lists_need_no_client(s3_url, s3_options):
+    s3_url = f"{s3_url}/p é+%41"
+    near = open_store(s3_url, **s3_options)
+    names = ["a+c", "a.=b", "a/d", "b"]
+    for name in names:
+        near.put(name, name.encode())
+    near.close()
+    store = open_store(s3_url, settings=Settings(n_retries=0), **s3_options)
+    assert [store.get(name).decode() for name in names] == names
+    assert [info.key for info in store.list()] == names
+    assert [info.key for info in store.list("a")] == names[:3]
+    assert sorted(name for name, _ in store._names(store._root, 1)) == [store._root + name for name in names]
+    assert store.list("c") == []
+    assert store._access._client is None
+    store.delete(["b"])
+    assert store._access._client is not None
+    store.close()
+
+
+def test_listings_are_asked_again_and_left_to_boto3(make_place):
+    place = make_place(2)
+    place.proxy.script["GET"] = [DOWN, HALF]
+    assert [info.key for info in place.store.list()] == ["a"]
+    assert len(place.waits_s) == 2
+    place.proxy.script["GET"] = [EXPIRED]
+    assert [info.key for info in place.store.list()] == ["a"]
+    place.proxy.script["GET"] = [EXPIRED, EXPIRED]
+    with pytest.raises(AccessDenied, match="Request has expired"):
+        place.store.list()
+    place.proxy.script["GET"] = [LOST_CUT] * 3
+    with pytest.raises(StoreUnavailable, match="try again"):
+        place.store.list()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"<html>", "no XML"),
+        (b"<Other/>", "'Other'"),
+        (b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>", "without a name"),
+        (b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>", "no token"),
+    ],
+)
+def test_what_is_no_listing(body, said):
+    with pytest.raises(ProtocolError, match=said):
+        parse_page(body)
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_USE_FIPS_ENDPOINT"])
+def test_addresses_that_boto3_must_know(monkeypatch, variable, tmp_path):
+    def base(bucket="bucket", **options):
+        options = {"region": "eu-west-1", "access_key_id": "a", "secret_access_key": "b"} | options
+        return plain_base(S3Access(S3Options(**options), Settings()), bucket)
+
+    assert base() == "https://bucket.s3.eu-west-1.amazonaws.com"
+    assert base("with.dots") is None
+    assert base(region="us-iso-east-1") is None
+    assert base(endpoint_url="https://s3.eu-west-1.amazonaws.com") is None
+    assert base("with.dots", endpoint_url="http://host:1/p/") == "http://host:1/p/with.dots"
+    monkeypatch.setenv(variable, "true" if "FIPS" in variable else "http://elsewhere:1")
+    assert base() is None
+    monkeypatch.delenv(variable)
+    (tmp_path / "config").write_text("[default]\ns3 =\n    use_accelerate_endpoint = true\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert base() is None
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    with pytest.raises(InvalidSetting, match="absent"):
+        base()
 
 
 # ---- places
@@ -403,8 +480,9 @@ def test_pools_verify_and_know_proxies(monkeypatch, tmp_path):
 
 
 def test_answers_become_errors_of_botocore():
-    error = as_client_error(403, b"<Error><Code>X</Code><Message>why</Message><StringToSign>s</StringToSign>")
+    body = b"<Error><Code>X</Code><Message>why</Message><StringToSign>s</StringToSign>"
+    error = as_client_error(403, body, "GetObject")
     assert "X" in str(error)
     assert "why" in str(error)
     assert "s</" not in str(error)
-    assert as_client_error(502, b"<html>").response["Error"]["Code"] == "502"
+    assert as_client_error(502, b"<html>", "GetObject").response["Error"]["Code"] == "502"

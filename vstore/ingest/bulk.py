@@ -19,14 +19,11 @@ from vstore.ingest.flush import ShardWriter
 from vstore.ingest.inputs import check_unique
 from vstore.ingest.view import CollectionView, LiveShard, S
 from vstore.ingest.writer import Writer
-from vstore.settings import IndexSettings, Settings
+from vstore.settings import Settings
 from vstore.storage.upload import open_upload
-from vstore.types import IdKind, Schema
+from vstore.types import IdKind
 
 log = logging.getLogger(__name__)
-
-_LINK_BYTES = 1.4
-"""About what a link takes in stored neighbour lists."""
 
 
 class BulkWriter(Writer[S]):
@@ -81,7 +78,7 @@ class _Loading(Generic[S]):
     ) -> None:
         self.id_kind: IdKind | None = view.id_kind
         self._writer, self._view, self._progress = writer, view, progress
-        self._shard_rows = shard_rows(view.schema, view.manifest.index, settings.shard_bytes)
+        self._shard_rows = writer.most_rows(view.manifest)
         self._shards: list[LiveShard[S]] = []
         self._hashes: list[np.ndarray[tuple[int], np.dtype[np.uint64]]] = []
         self._keys_stored: list[str] = []
@@ -137,15 +134,6 @@ class _Loading(Generic[S]):
         self._n_done += n
         report(n, n)
         self._shards.append(LiveShard(self._writer.open_shard(entry, manifest), None, entry.n_rows))
-
-
-def shard_rows(schema: Schema, index: IndexSettings, shard_bytes: int) -> int:
-    """Return the most rows of a shard: fewer than `index.shard_rows` where they would pass `shard_bytes`."""
-    bits = index.codes if isinstance(index.codes, int) else 8
-    if index.codes == "default" and schema.dim >= 64:
-        bits = 4
-    row_bytes = schema.dim * bits / 8 + 8 + 2 * index.M * _LINK_BYTES
-    return max(1, min(index.shard_rows, int(shard_bytes / row_bytes)))
 
 
 def filled(parts: Iterator[RowBatch], most: int, n_rows: int | None = None) -> Iterator[RowBatch]:

@@ -27,6 +27,9 @@ from vstore.storage.upload import Sink
 from vstore.types import Schema
 from vstore_kernels import bitmap
 
+_LINK_BYTES = 1.4
+"""About what a link takes in stored neighbour lists."""
+
 
 class BuildShard(Protocol):
     """Builds a shard file from rows."""
@@ -62,6 +65,11 @@ class ShardWriter(Generic[S]):
     build_shard: BuildShard
     open_shard: OpenShard[S]
     new_id: Callable[[], str]
+    shard_bytes: int
+
+    def most_rows(self, manifest: Manifest) -> int:
+        """Return the most rows of a shard of the collection."""
+        return shard_rows(manifest.schema, manifest.index, self.shard_bytes)
 
     def flushed(self, view: CollectionView[S], progress: Progress | None) -> tuple[LiveShard[S], ...]:
         """Write the memtable as shards; return them after those of the view's that still have live rows."""
@@ -78,7 +86,9 @@ class ShardWriter(Generic[S]):
         n_rows = sum(shard.n_live for shard in pool) + view.memtable.n_live
         # Stable: the largest goes first, whose graph the new one begins with.
         pool.sort(key=lambda shard: -shard.n_live)
-        old = _old_graph(pool, n_rows, view.manifest)
+        old: OldGraph | None = None
+        if n_rows <= self.most_rows(view.manifest):
+            old = _old_graph(pool, n_rows, view.manifest)
 
         def parts() -> Iterator[RowBatch]:
             for shard in pool:
@@ -100,7 +110,7 @@ class ShardWriter(Generic[S]):
         manifest = replace(view.manifest, id_kind=view.id_kind)
         written: list[LiveShard[S]] = []
         n_done = 0
-        for rows in repacked(parts, n_rows, manifest.index.shard_rows):
+        for rows in repacked(parts, n_rows, self.most_rows(manifest)):
             shard_id = self.new_id()
             key = shard_key(manifest.name, manifest.collection_id, shard_id)
             entry, data = self.build_shard(
@@ -138,7 +148,7 @@ class ShardWriter(Generic[S]):
 
 def _old_graph(pool: Sequence[LiveShard[S]], n_rows: int, manifest: Manifest) -> OldGraph | None:
     """Return the graph of the first shard, where the new one may begin with it."""
-    if not pool or n_rows > manifest.index.shard_rows:
+    if not pool:
         return None
     first = pool[0]
     if not worth_extending(first.n_live, first.shard.n - first.n_live, n_rows):
@@ -146,12 +156,23 @@ def _old_graph(pool: Sequence[LiveShard[S]], n_rows: int, manifest: Manifest) ->
     return first.shard.old_graph(first.live_ids(), manifest.index.M)
 
 
-def worth_rewriting(view: CollectionView[S]) -> list[bool]:
+def shard_rows(schema: Schema, index: IndexSettings, shard_bytes: int) -> int:
+    """Return the most rows of a shard: fewer than `index.shard_rows` where they would pass `shard_bytes`."""
+    bits = index.codes if isinstance(index.codes, int) else 8
+    if index.codes == "default" and schema.dim >= 64:
+        bits = 4
+    row_bytes = schema.dim * bits / 8 + 8 + 2 * index.M * _LINK_BYTES
+    return max(1, min(index.shard_rows, int(shard_bytes / row_bytes)))
+
+
+def worth_rewriting(view: CollectionView[S], full: int) -> list[bool]:
     """Return, for each shard, whether compaction rewrites it: it has dead rows, or is at most half full.
+
+    `full` is the most rows of a shard.
 
     One small shard alone is left as it is where nothing could be merged into it.
     """
-    half = view.manifest.index.shard_rows // 2
+    half = full // 2
     holey = [shard.n_live < shard.shard.n for shard in view.shards]
     small = [shard.n_live <= half for shard in view.shards]
     rewritten = [a or b for a, b in zip(holey, small, strict=True)]
@@ -164,15 +185,14 @@ FANOUT = 4
 """Shards of like size that are merged into one: each row is rewritten once a tier."""
 
 
-def worth_merging(view: CollectionView[S]) -> list[bool]:
+def worth_merging(view: CollectionView[S], full: int) -> list[bool]:
     """Return, for each shard, whether the background thread rewrites it now.
 
     Tiered merging: shards of n live rows stand in tier log_FANOUT(n), and FANOUT of a tier become one
     shard of the next, so a row is rewritten a logarithmic number of times, however many flushes there
     are. A shard that is more than half dead, or full and a quarter dead, is rewritten by itself.
-    The tier of the fewest rows goes first.
+    The tier of the fewest rows goes first. `full` is the most rows of a shard.
     """
-    full = view.manifest.index.shard_rows
     tiers: dict[int, list[int]] = {}
     chosen = [False] * len(view.shards)
     for number, shard in enumerate(view.shards):

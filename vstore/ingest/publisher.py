@@ -249,11 +249,13 @@ class Publisher(Generic[S]):
                 return
         raise self._lost_races("call flush again")
 
-    def _merge(self, choose: Callable[[CollectionView[S]], list[bool]], progress: Progress | None) -> bool:
+    def _merge(
+        self, choose: Callable[[CollectionView[S], int], list[bool]], progress: Progress | None
+    ) -> bool:
         """Rewrite the shards that `choose` names, and the memtable; False where it names none."""
         for _ in range(MAX_ATTEMPTS):
             view = self._freeze()
-            chosen = choose(view)
+            chosen = choose(view, self._shard_writer.most_rows(view.manifest))
             if not any(chosen):
                 return False
             if self._publish(view, self._shard_writer.compacted(view, chosen, progress)):

@@ -106,7 +106,7 @@ class Writer(Publisher[S]):
             new_id=new_id,
         )
         view = replayed(view, wal.fence())
-        shard_writer = ShardWriter(catalog.store, build_shard, open_shard, new_id)
+        shard_writer = ShardWriter(catalog.store, build_shard, open_shard, new_id, settings.shard_bytes)
         return cls(catalog, settings, shard_writer, wal, view, background)
 
     def upsert(self, rows: RowBatch, progress: Progress | None = None) -> int:

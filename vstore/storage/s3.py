@@ -29,10 +29,12 @@ from vstore.settings import Settings, require
 from vstore.storage.base import ByteRange, ObjectInfo
 from vstore.storage.coalesce import Fetch, plan_coalesce, split_fetches
 from vstore.storage.keys import check_body, check_key, check_prefix, check_range
-from vstore.storage.s3_client import S3Options, make_client
+from vstore.storage.s3_client import S3Access, S3Options
 from vstore.storage.s3_errors import S3_ERRORS, code_of, is_transient, status_of, store_error, translated
-from vstore.storage.s3_presigned import PresignedReader, can_presign
-from vstore.storage.s3_reader import BotoReader, ObjectReader, ReadsGroups, backoff_s
+from vstore.storage.s3_listing import ListsPages, Page
+from vstore.storage.s3_presigned import PresignedReader
+from vstore.storage.s3_reader import BotoReader, ObjectReader, ReadsGroups
+from vstore.storage.s3_signing import ClientSigner, can_presign, signer_for
 from vstore.storage.s3_upload import MultipartUpload
 from vstore.storage.upload import Sink
 
@@ -61,8 +63,8 @@ class S3Store:
         bucket: the bucket's name; it exists already.
         prefix: what stands before every key, with or without slashes around.
         options: endpoint, region, credentials; default: boto3's usual chain.
-        settings: io_concurrency, coalesce_gap_bytes, coalesce_max_bytes, n_retries, s3_reader, clock and
-            sleep are used.
+        settings: io_concurrency, coalesce_gap_bytes, coalesce_max_bytes, n_retries, retry waits, s3_reader,
+            clock and sleep are used.
         make_reader: given (client, bucket, root) returns the ObjectReader; default: settings.s3_reader's.
 
     Raises:
@@ -87,9 +89,9 @@ class S3Store:
         self._root = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         self._where = f"{self.url} at {options.endpoint_url}" if options.endpoint_url else self.url
-        self._client = make_client(options, self._settings)
+        self._access = S3Access(options, self._settings)
         self._reader: ObjectReader = (
-            make_reader(self._client, bucket, self._root)
+            make_reader(self._access.client, bucket, self._root)
             if make_reader is not None
             else self._own_reader(options)
         )
@@ -101,13 +103,12 @@ class S3Store:
     def _own_reader(self, options: S3Options) -> ObjectReader:
         settings = self._settings
         boto = BotoReader(
-            self._client,
+            self._access,
             self._bucket,
             self._root,
             where=self._where,
             missing=self._missing,
-            n_retries=settings.n_retries,
-            sleep=settings.sleep,
+            settings=settings,
         )
         if settings.s3_reader == "obstore":
             from vstore.storage.s3_obstore import ObstoreReader
@@ -123,17 +124,18 @@ class S3Store:
         if settings.s3_reader == "boto3" or not can_presign(self._bucket):
             return boto
         return PresignedReader(
-            self._client,
-            self._bucket,
+            signer_for(self._access, self._bucket),
+            ClientSigner(self._access, self._bucket),
             self._root,
             where=self._where,
             missing=self._missing,
             instead=boto,
-            n_connections=settings.io_concurrency + 2,
-            n_retries=settings.n_retries,
-            sleep=settings.sleep,
-            clock=settings.clock,
+            settings=settings,
         )
+
+    @property
+    def _client(self) -> S3Client:
+        return self._access.client
 
     def __repr__(self) -> str:
         return f"S3Store({self._where!r})"
@@ -228,7 +230,7 @@ class S3Store:
             if not refused:
                 # botocore has tried as often as it may; the object may still appear.
                 break
-            self._settings.sleep(backoff_s(attempt))
+            self._settings.sleep(self._settings.backoff_s(attempt))
         raise StoreUnavailable(
             f"{self._where}: it is not known whether {key!r} was created ({failure}); "
             "create it again with the same bytes, which succeeds if it was"
@@ -298,15 +300,33 @@ class S3Store:
 
     def _listed(self, prefix: str, page_keys: int) -> Iterator[ObjectInfo]:
         with translated(self._where, f"list {prefix!r}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._root + prefix, PaginationConfig={"PageSize": page_keys}
-            )
-            for page in pages:
-                for item in page.get("Contents", []):
-                    key = item["Key"][len(self._root) :]
-                    # Consoles make "folders": empty objects whose name ends in a slash.
-                    if key and not key.endswith("/"):
-                        yield ObjectInfo(key, item["Size"])
+            names = self._names(self._root + prefix, page_keys)
+            for name, size_bytes in names:
+                key = name[len(self._root) :]
+                # Consoles make "folders": empty objects whose name ends in a slash.
+                if key and not key.endswith("/"):
+                    yield ObjectInfo(key, size_bytes)
+
+    def _names(self, prefix: str, page_keys: int) -> Iterator[tuple[str, int]]:
+        """Yield the whole name and the size of each object, page by page."""
+        token: str | None = None
+        while True:
+            page = self._page(prefix, page_keys, token)
+            yield from page.items
+            token = page.next_token
+            if token is None:
+                return
+
+    def _page(self, prefix: str, page_keys: int, token: str | None) -> Page:
+        if isinstance(self._reader, ListsPages):
+            params = {"encoding-type": "url", "max-keys": str(page_keys), "prefix": prefix}
+            page = self._reader.page(params if token is None else params | {"continuation-token": token})
+            if page is not None:
+                return page
+        more: Any = {} if token is None else {"ContinuationToken": token}
+        answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, MaxKeys=page_keys, **more)
+        items = [(item["Key"], item["Size"]) for item in answer.get("Contents", [])]
+        return Page(items, answer.get("NextContinuationToken") if answer["IsTruncated"] else None)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete the objects, a thousand by one request; see ObjectStore.delete."""
@@ -337,7 +357,7 @@ class S3Store:
             if not is_transient(error):
                 raise store_error(error, self._where, f"delete {key!r}")
             left = [name[len(self._root) :] for name in failed]
-            self._settings.sleep(backoff_s(attempt))
+            self._settings.sleep(self._settings.backoff_s(attempt))
         raise store_error(error, self._where, f"delete {key!r}")
 
     def close(self) -> None:
@@ -348,7 +368,7 @@ class S3Store:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()
-        self._client.close()
+        self._access.close()
 
     def _missing(self, key: str) -> StorageError:
         """Return the error for a 404, which a HEAD does not explain: no object, or no bucket."""

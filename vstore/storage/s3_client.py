@@ -1,15 +1,21 @@
-"""Make a boto3 client that keeps clear of the traps that were measured."""
+"""Credentials, and a boto3 client that keeps clear of the traps that were measured."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore
+import botocore.session
 from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError
 from botocore.handlers import add_expect_header
+from botocore.utils import is_valid_endpoint_url, validate_region_name
 
 from vstore.errors import InvalidSetting, MissingDependency
 from vstore.settings import Settings, require
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
 
 MIN_BOTOCORE = (1, 43, 77)
 """Older ones hang on the PUT after an empty one: https://github.com/boto/botocore/issues/3755."""
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 60.0
 ADDRESSING_STYLES = ("auto", "path", "virtual")
 
 
@@ -73,45 +81,120 @@ def check_botocore(version: str = botocore.__version__) -> None:
         )
 
 
-def make_client(options: S3Options, settings: Settings) -> S3Client:
-    """Return a client that many threads may share.
+class S3Access:
+    """Who asks where: credentials and configuration at once, boto3's client when it is first needed.
+
+    Making a client takes a third of a second, most of it to read S3's description, and reads go without.
+    Thread-safe.
+
+    Args:
+        options: endpoint, region, credentials.
+        settings: n_retries and io_concurrency are used.
 
     Raises:
         InvalidSetting: boto3 refuses the options.
         MissingDependency: botocore is too old.
     """
-    check_botocore()
-    s3: Any = {}
-    if options.addressing_style is not None:
-        s3["addressing_style"] = options.addressing_style
-    config = Config(
-        s3=s3,
-        retries={"total_max_attempts": settings.n_retries + 1, "mode": "standard"},
-        max_pool_connections=settings.io_concurrency + 2,
-        connect_timeout=10,
-        read_timeout=60,
-        tcp_keepalive=True,
-        # vstore's blocks carry their own checksums, and some servers send a whole object's with a range.
-        response_checksum_validation="when_required",
-        user_agent_extra="vstore",
-    )
-    try:
-        session = boto3.session.Session(
-            aws_access_key_id=options.access_key_id,
-            aws_secret_access_key=options.secret_access_key,
-            aws_session_token=options.session_token,
-            region_name=options.region,
-        )
+
+    def __init__(self, options: S3Options, settings: Settings) -> None:
+        check_botocore()
+        self.options, self._settings = options, settings
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._botocore: Any = botocore.session.Session()
+        with self._accepted():
+            self._session = boto3.session.Session(
+                aws_access_key_id=options.access_key_id,
+                aws_secret_access_key=options.secret_access_key,
+                aws_session_token=options.session_token,
+                region_name=options.region,
+                botocore_session=self._botocore,
+            )
+            validate_region_name(self._session.region_name)
+            url = options.endpoint_url
+            if url is not None and not is_valid_endpoint_url(url):
+                raise ValueError(f"Invalid endpoint: {url}")
+
+    @property
+    def region(self) -> str | None:
+        """The region of requests; None where boto3 alone can say."""
+        region: Any = self._session.region_name
         # A signature needs some region; a server with its own endpoint takes any.
-        needs_region = options.endpoint_url is not None and session.region_name is None
-        client = session.client(
-            "s3",
-            endpoint_url=options.endpoint_url,
-            region_name="us-east-1" if needs_region else None,
-            config=config,
+        return region or ("us-east-1" if self.options.endpoint_url is not None else None)
+
+    def configured(self, name: str) -> Any:
+        """Return a variable of botocore's configuration: of the environment or the profile; None if unset.
+
+        Raises:
+            InvalidSetting: there is no such profile, or its file cannot be read.
+        """
+        with self._accepted():
+            return self._botocore.get_config_variable(name)
+
+    def profile(self) -> dict[str, Any]:
+        """Return the profile's part of the configuration file.
+
+        Raises:
+            InvalidSetting: there is no such profile, or its file cannot be read.
+        """
+        with self._accepted():
+            found: dict[str, Any] = self._botocore.get_scoped_config()
+        return found
+
+    def credentials(self) -> ReadOnlyCredentials | None:
+        """Return valid credentials, renewed where they were about to expire; None where there are none.
+
+        Raises:
+            BotoCoreError: they could not be fetched.
+        """
+        found: Any = self._session.get_credentials()
+        return None if found is None else found.get_frozen_credentials()
+
+    @property
+    def client(self) -> S3Client:
+        """A client that many threads may share; made by whoever asks first.
+
+        Raises:
+            InvalidSetting: boto3 refuses the options.
+        """
+        with self._lock:
+            if self._client is None:
+                self._client = self._made()
+            return self._client
+
+    def close(self) -> None:
+        """Release the client's connections."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+
+    def _made(self) -> S3Client:
+        options, settings = self.options, self._settings
+        s3: Any = {}
+        if options.addressing_style is not None:
+            s3["addressing_style"] = options.addressing_style
+        config = Config(
+            s3=s3,
+            retries={"total_max_attempts": settings.n_retries + 1, "mode": "standard"},
+            max_pool_connections=settings.io_concurrency + 2,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            tcp_keepalive=True,
+            # vstore's blocks carry their own checksums, and some servers send a whole object's with a range.
+            response_checksum_validation="when_required",
+            user_agent_extra="vstore",
         )
-    except (BotoCoreError, ValueError) as error:
-        raise InvalidSetting(f"boto3 refuses the S3 options: {error}; check {options!r}") from error
-    # A server that answers without "100 Continue" costs every PUT a wait.
-    client.meta.events.unregister("before-call.s3", add_expect_header)
-    return client
+        with self._accepted():
+            client = self._session.client(
+                "s3", endpoint_url=options.endpoint_url, region_name=self.region, config=config
+            )
+        # A server that answers without "100 Continue" costs every PUT a wait.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        return client
+
+    @contextmanager
+    def _accepted(self) -> Iterator[None]:
+        try:
+            yield
+        except (BotoCoreError, ValueError) as error:
+            raise InvalidSetting(f"boto3 refuses the S3 options: {error}; check {self.options!r}") from error

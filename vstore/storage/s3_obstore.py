@@ -19,7 +19,7 @@ from vstore.storage.base import ByteRange
 from vstore.storage.keys import past_end
 from vstore.storage.s3_client import S3Options
 from vstore.storage.s3_errors import CREDENTIALS_REMEDY
-from vstore.storage.s3_reader import FIRST_WAIT_S, LONGEST_WAIT_S, ignores_ranges
+from vstore.storage.s3_reader import ignores_ranges
 
 GROUP = 10
 """Ranges of one call: obstore asks for no more at once."""
@@ -32,7 +32,7 @@ class ObstoreReader:
         bucket: the bucket's name.
         root: what stands before every key, "" or ending in "/".
         options: endpoint, region, credentials; without keys, boto3's chain is asked for them.
-        settings: n_retries is used.
+        settings: n_retries and the retry waits are used.
         where: the store's name in messages.
         missing: returns the error for a 404 (no object, or no bucket).
 
@@ -161,8 +161,8 @@ def _make_store(bucket: str, options: S3Options, settings: Settings) -> Any:
         config["credential_provider"] = Boto3CredentialProvider()
     plain = options.endpoint_url is not None and options.endpoint_url.startswith("http://")
     backoff: Any = {
-        "init_backoff": timedelta(seconds=FIRST_WAIT_S),
-        "max_backoff": timedelta(seconds=LONGEST_WAIT_S),
+        "init_backoff": timedelta(seconds=settings.retry_first_s),
+        "max_backoff": timedelta(seconds=settings.retry_longest_s),
         "base": 2,
     }
     retries: Any = {"max_retries": settings.n_retries, "backoff": backoff}

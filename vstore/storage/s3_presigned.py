@@ -1,42 +1,36 @@
-"""Ranges of objects by presigned URLs and pooled connections: under a third of boto3's processor time.
+"""Ranges and listings by presigned URLs and pooled connections: under a third of boto3's processor time.
 
 A URL of an object is signed once, and each range is a plain GET of it: no request is built, signed and
-parsed by boto3. Whatever a URL cannot do (redirects, servers and policies that refuse presigned URLs)
-is read by boto3's get_object, so that errors are the same by both ways.
+parsed by boto3, whose client need not even be made. Whatever a URL cannot do (redirects, servers and policies
+that refuse presigned URLs) is read by boto3's get_object, so that errors are the same by both ways.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import random
 import re
-import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
-import botocore.session
 import urllib3
 from botocore.exceptions import ClientError
-from botocore.httpsession import get_cert_path
-from botocore.utils import get_environ_proxies
 from urllib3.exceptions import ProtocolError
 
 from vstore.errors import CorruptData, StorageError
-from vstore.settings import Clock, Sleep
+from vstore.settings import Settings
 from vstore.storage.keys import past_end
 from vstore.storage.retries import count_retry
+from vstore.storage.s3_client import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 from vstore.storage.s3_errors import S3_ERRORS, code_of, is_transient, status_of, store_error
-from vstore.storage.s3_reader import ObjectReader, backoff_s, ignores_ranges
+from vstore.storage.s3_listing import Page, parse_page
+from vstore.storage.s3_pools import make_pools, proxy_for
+from vstore.storage.s3_reader import ObjectReader, ignores_ranges
+from vstore.storage.s3_signing import Signer
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-URL_LIFE_S = 3600
-"""How long a URL is valid: also by a clock that is a quarter of an hour wrong, as S3 tolerates."""
 SIGN_AGAIN_S = 300.0
 """Older URLs are signed anew; botocore renews temporary credentials 10 to 15 minutes before their end."""
 MAX_URLS = 4096
@@ -48,8 +42,6 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/")
 _CODE = re.compile(rb"<Code>([^<]{1,200})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,1000})</Message>")
 _SIGNATURE = "X-Amz-Signature="
-_V4_QUERY: Final = "s3v4-query"
-_RESIGNS_V4: Final = frozenset({"s3-query", "v4-query", _V4_QUERY})
 
 
 class _HideSignedUrls(logging.Filter):
@@ -83,51 +75,44 @@ class PresignedReader:
     the answer. Where it succeeds, it reads alone for five minutes.
 
     Args:
-        client: shared with the store, which closes it; signs.
-        bucket: the bucket's name; no ARN and no directory bucket (see can_presign).
+        signer: signs, while the bucket is where it thinks.
+        later: signs once it was elsewhere; boto3, which then knows the place.
         root: what stands before every key, "" or ending in "/".
         where: the store's name in messages.
         missing: returns the error for a 404 (no object, or no bucket).
         instead: reads what presigned URLs cannot; boto3.
-        n_connections: connections kept open.
-        n_retries: further attempts after 5xx, throttling, lost connections and short bodies.
-        sleep: waits between, uniformly between nothing and a doubling limit.
-        clock: tells how old a URL is.
+        settings: n_retries further attempts follow 5xx, throttling, lost connections and short bodies, after
+            waits (`sleep`) uniformly between nothing and `backoff_s`; io_concurrency connections are kept
+            open; clock tells how old a URL is.
         rng: draws the jitter.
     """
 
     def __init__(
         self,
-        client: S3Client,
-        bucket: str,
+        signer: Signer,
+        later: Signer,
         root: str,
         *,
         where: str,
         missing: Callable[[str], StorageError],
         instead: ObjectReader,
-        n_connections: int,
-        n_retries: int,
-        sleep: Sleep,
-        clock: Clock,
+        settings: Settings,
         rng: random.Random | None = None,
     ) -> None:
-        self._client = client
-        self._bucket = bucket
+        self._signer = signer
+        self._later = later
         self._root = root
         self._where = where
         self._missing = missing
         self._instead = instead
-        self._n_retries = n_retries
-        self._sleep = sleep
-        self._clock = clock
+        self._settings = settings
+        self._n_retries, self._sleep, self._clock = settings.n_retries, settings.sleep, settings.clock
         self._rng = rng or random.Random()
         self._headers = {"User-Agent": "vstore", "Accept-Encoding": "identity"}
-        self._n_connections = n_connections
         self._managers: dict[str, urllib3.PoolManager] = {}
         self._urls: dict[str, _Signed] = {}
         self._lock = threading.Lock()
         self._boto_until_s = float("-inf")
-        sign_as_get_object(client)
 
     def read(self, key: str, start: int, length: int | None) -> bytes:
         """Return the bytes of one range; see ObjectReader.read."""
@@ -145,7 +130,7 @@ class PresignedReader:
                     if attempt >= self._n_retries:
                         raise store_error(error, self._where, f"read {key!r}") from error
                     count_retry()
-                    self._sleep(self._rng.uniform(0, backoff_s(attempt)))
+                    self._sleep(self._rng.uniform(0, self._settings.backoff_s(attempt)))
                     attempt += 1
                     continue
                 status = status_of(error)
@@ -164,6 +149,26 @@ class PresignedReader:
             raise CorruptData(past_end(self._where, key, start, length, start + len(data)))
         return data if length is None or len(data) == length else data[:length]
 
+    def page(self, params: Mapping[str, str]) -> Page | None:
+        """Return a page of a listing; see ListsPages.page."""
+        if self._clock() < self._boto_until_s:
+            return None
+        attempt = 0
+        while True:
+            try:
+                url = self._signer.list_url(params)
+                if url is None:
+                    return None
+                return parse_page(self._body(self._place_of(url, 0.0), {})[1])
+            except S3_ERRORS as error:
+                if not is_transient(error):
+                    return None
+                if attempt >= self._n_retries:
+                    raise
+                count_retry()
+                self._sleep(self._rng.uniform(0, self._settings.backoff_s(attempt)))
+                attempt += 1
+
     def close(self) -> None:
         """Release connections and forget the URLs."""
         with self._lock:
@@ -178,7 +183,9 @@ class PresignedReader:
         data = self._instead.read(key, start, length)
         # boto3 follows a bucket to its region and remembers it, so that the next URL is right.
         is_elsewhere = status_of(refusal) < 400 or code_of(refusal) == "AuthorizationQueryParametersError"
-        if not is_elsewhere:
+        if is_elsewhere:
+            self._signer = self._later
+        else:
             self._boto_until_s = self._clock() + BOTO_ONLY_S
         return data
 
@@ -192,21 +199,20 @@ class PresignedReader:
             if signed is not None and self._is_young(signed):
                 return signed, False
             now_s = self._clock()
-            url = self._client.generate_presigned_url(
-                "get_object",
-                Params={"Bucket": self._bucket, "Key": self._root + key},
-                ExpiresIn=URL_LIFE_S,
-            )
-            parts = urlsplit(url)
-            host = f"{parts.scheme}://{parts.netloc}"
-            proxy = proxy_for(host)
-            pool = self._manager(parts.scheme, proxy).connection_from_url(host)
-            # A proxy is asked for the whole of a plain URL, and for a tunnel where there is TLS.
-            target = url if proxy is not None and parts.scheme == "http" else f"{parts.path}?{parts.query}"
+            signed = self._place_of(self._signer.object_url(self._root + key), now_s)
             if len(self._urls) >= MAX_URLS:
                 self._urls.pop(next(iter(self._urls)), None)
-            self._urls[key] = signed = _Signed(pool, target, now_s)
+            self._urls[key] = signed
             return signed, True
+
+    def _place_of(self, url: str, now_s: float) -> _Signed:
+        parts = urlsplit(url)
+        host = f"{parts.scheme}://{parts.netloc}"
+        proxy = proxy_for(host)
+        pool = self._manager(parts.scheme, proxy).connection_from_url(host)
+        # A proxy is asked for the whole of a plain URL, and for a tunnel where there is TLS.
+        target = url if proxy is not None and parts.scheme == "http" else f"{parts.path}?{parts.query}"
+        return _Signed(pool, target, now_s)
 
     def _is_young(self, signed: _Signed) -> bool:
         return 0 <= self._clock() - signed.signed_at_s < SIGN_AGAIN_S
@@ -214,33 +220,39 @@ class PresignedReader:
     def _manager(self, scheme: str, proxy: str | None) -> urllib3.PoolManager:
         name = f"{scheme} {proxy}"
         if name not in self._managers:
-            config: Any = self._client.meta.config
             self._managers[name] = make_pools(
                 scheme,
                 proxy,
-                n_connections=self._n_connections,
-                connect_timeout_s=config.connect_timeout,
-                read_timeout_s=config.read_timeout,
+                n_connections=self._settings.io_concurrency + 2,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                read_timeout_s=READ_TIMEOUT_S,
             )
         return self._managers[name]
 
     def _ask(self, signed: _Signed, key: str, start: int, length: int | None) -> bytes:
-        """Send one GET and return its body.
+        """Send one GET of a range and return its body.
 
         Raises:
             ClientError: the answer is an error.
             HTTPError: there is no answer, or not all of it.
             StorageError: the answer is not the range.
         """
-        is_ranged = start > 0 or length is not None
-        headers = self._headers
-        if is_ranged:
-            end = "" if length is None else str(start + length - 1)
-            headers = headers | {"Range": f"bytes={start}-{end}"}
+        if start == 0 and length is None:
+            return self._body(signed, {})[1]
+        end = "" if length is None else str(start + length - 1)
+        other = ignores_ranges(self._where, key)
+        headers, data = self._body(signed, {"Range": f"bytes={start}-{end}"}, other)
+        _check_range(headers, data, start, other)
+        return data
+
+    def _body(
+        self, signed: _Signed, headers: dict[str, str], whole: StorageError | None = None
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Send one GET and return the headers and the body; `whole` is raised for an answer of status 200."""
         response = signed.pool.urlopen(
             "GET",
             signed.target,
-            headers=headers,
+            headers=self._headers | headers,
             retries=False,
             redirect=False,
             assert_same_host=False,
@@ -249,8 +261,8 @@ class PresignedReader:
         )
         is_read = False
         try:
-            if response.status == 200 and is_ranged:
-                raise ignores_ranges(self._where, key)
+            if response.status == 200 and whole is not None:
+                raise whole
             data = response.read(decode_content=False)
             is_read = True
         finally:
@@ -258,10 +270,8 @@ class PresignedReader:
                 response.close()
             response.release_conn()
         if response.status not in (200, 206):
-            raise as_client_error(response.status, data)
-        if response.status == 206:
-            _check_range(response.headers, data, start, ignores_ranges(self._where, key))
-        return data
+            raise as_client_error(response.status, data, "GetObject")
+        return response.headers, data
 
 
 def _check_range(headers: Mapping[str, str], data: bytes, start: int, other: StorageError) -> None:
@@ -276,75 +286,7 @@ def _check_range(headers: Mapping[str, str], data: bytes, start: int, other: Sto
         raise ProtocolError(f"the body has {len(data)} bytes instead of {last - first + 1}")
 
 
-def can_presign(bucket: str) -> bool:
-    """Whether GETs of the bucket may be presigned for some minutes: not of ARNs and directory buckets."""
-    return not bucket.startswith("arn:") and not bucket.endswith("--x-s3")
-
-
-def sign_as_get_object(client: S3Client) -> None:
-    """Make the client presign with Signature Version 4 and for the endpoint that get_object itself asks.
-
-    By default boto3 presigns with Version 2 in old regions, and for the global endpoint, which redirects.
-    """
-
-    def choose_version(signature_version: Any, **rest: Any) -> str | None:
-        return _V4_QUERY if signature_version in _RESIGNS_V4 else None
-
-    def choose_endpoint(context: dict[str, Any], **rest: Any) -> None:
-        if context.get("is_presign_request"):
-            context["use_global_endpoint"] = False
-
-    events: Any = client.meta.events
-    events.register_first("choose-signer.s3.GetObject", choose_version, unique_id="vstore-presign-version")
-    events.register(
-        "before-parameter-build.s3.GetObject", choose_endpoint, unique_id="vstore-presign-endpoint"
-    )
-
-
-def proxy_for(url: str) -> str | None:
-    """Return the proxy of the environment for the URL, as botocore takes it (HTTPS_PROXY, NO_PROXY, ...)."""
-    proxy: str | None = get_environ_proxies(url).get(urlsplit(url).scheme)
-    if not proxy or proxy.startswith(("http:", "https:")):
-        return proxy or None
-    return f"http:{proxy}" if proxy.startswith("//") else f"http://{proxy}"
-
-
-def ca_bundle() -> str:
-    """Return the file of trusted certificates, as botocore takes it: AWS_CA_BUNDLE, ca_bundle, certifi's."""
-    verify: Any = botocore.session.Session().get_config_variable("ca_bundle")
-    verify = verify or os.environ.get("REQUESTS_CA_BUNDLE") or True
-    return str(get_cert_path(verify))
-
-
-def make_pools(
-    scheme: str,
-    proxy: str | None,
-    *,
-    n_connections: int,
-    connect_timeout_s: float,
-    read_timeout_s: float,
-) -> urllib3.PoolManager:
-    """Return pools of connections, verified where there is TLS, through the proxy where there is one."""
-    options: dict[str, Any] = {
-        "maxsize": n_connections,
-        "timeout": urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s),
-        "socket_options": [
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        ],
-    }
-    if scheme == "https" or (proxy is not None and proxy.startswith("https:")):
-        options |= {"cert_reqs": "CERT_REQUIRED", "ca_certs": ca_bundle()}
-    if proxy is None:
-        return urllib3.PoolManager(**options)
-    parts = urlsplit(proxy)
-    if parts.username and parts.password:
-        login = f"{unquote(parts.username)}:{unquote(parts.password)}"
-        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
-    return urllib3.ProxyManager(proxy, **options)
-
-
-def as_client_error(status: int, body: bytes) -> ClientError:
+def as_client_error(status: int, body: bytes, operation: str) -> ClientError:
     """Return the error that botocore would make of S3's answer: its code and message, nothing else of it."""
     code, message = _CODE.search(body), _MESSAGE.search(body)
     answer: Any = {
@@ -354,4 +296,4 @@ def as_client_error(status: int, body: bytes) -> ClientError:
         },
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
-    return ClientError(answer, "GetObject")
+    return ClientError(answer, operation)

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from vstore.errors import CorruptData, StorageError
-from vstore.settings import Sleep
+from vstore.settings import Settings
 from vstore.storage.base import ByteRange
 from vstore.storage.keys import past_end
 from vstore.storage.retries import count_retry
+from vstore.storage.s3_client import S3Access
 from vstore.storage.s3_errors import S3_ERRORS, is_transient, status_of, store_error
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 2.0
-
-
-def backoff_s(attempt: int) -> float:
-    """Return the wait after the attempt of that index."""
-    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt)
 
 
 def ignores_ranges(where: str, key: str) -> StorageError:
@@ -66,46 +56,44 @@ class BotoReader:
     """Reads through boto3's get_object: about 1.2 ms of processor time a request.
 
     Args:
-        client: shared with the store, which closes it.
+        access: whose client asks; the store closes it.
         bucket: the bucket's name.
         root: what stands before every key, "" or ending in "/".
         where: the store's name in messages.
         missing: returns the error for a 404 (no object, or no bucket).
-        n_retries: how often a body that broke off is asked for again; botocore stops at the headers.
-        sleep: waits between.
+        settings: n_retries says how often a body that broke off is asked for again (botocore stops at the
+            headers), backoff_s and sleep how it waits between.
     """
 
     def __init__(
         self,
-        client: S3Client,
+        access: S3Access,
         bucket: str,
         root: str,
         *,
         where: str,
         missing: Callable[[str], StorageError],
-        n_retries: int,
-        sleep: Sleep,
+        settings: Settings,
     ) -> None:
-        self._client = client
+        self._access = access
         self._bucket = bucket
         self._root = root
         self._where = where
         self._missing = missing
-        self._n_retries = n_retries
-        self._sleep = sleep
+        self._settings = settings
 
     def read(self, key: str, start: int, length: int | None) -> bytes:
         """Return the bytes of one range; see ObjectReader.read."""
-        attempt = 0
+        attempt, client = 0, self._access.client
         while True:
             headers_came = False
             try:
                 end = "" if length is None else str(start + length - 1)
                 whole = start == 0 and length is None
                 answer = (
-                    self._client.get_object(Bucket=self._bucket, Key=self._root + key)
+                    client.get_object(Bucket=self._bucket, Key=self._root + key)
                     if whole
-                    else self._client.get_object(
+                    else client.get_object(
                         Bucket=self._bucket, Key=self._root + key, Range=f"bytes={start}-{end}"
                     )
                 )
@@ -114,9 +102,9 @@ class BotoReader:
                     data = body.read()
                 break
             except S3_ERRORS as error:
-                if headers_came and is_transient(error) and attempt < self._n_retries:
+                if headers_came and is_transient(error) and attempt < self._settings.n_retries:
                     count_retry()
-                    self._sleep(backoff_s(attempt))
+                    self._settings.sleep(self._settings.backoff_s(attempt))
                     attempt += 1
                     continue
                 raise self._failure(error, key, start, length) from error
