@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from vstore.catalog import Catalog
 from vstore.errors import StoreUnavailable
-from vstore.format.columns import column_from_values, column_values
+from vstore.format.columns import column_from_values, column_values, null_column
 from vstore.format.log_record import LogRecord, UpsertBatch, decode_log_record, encode_log_record
 from vstore.format.manifest import Extent, Manifest, ShardEntry
 from vstore.format.rows import RowBatch
@@ -19,6 +19,7 @@ from vstore.ingest.reader import load_view
 from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
 from vstore.settings import IndexSettings, Settings
+from vstore.shard.sections import column_section
 from vstore.storage.base import ByteRange, ObjectInfo, ObjectStore
 from vstore.storage.memory import MemoryStore
 from vstore.types import Key, Schema
@@ -26,8 +27,8 @@ from vstore.types import Key, Schema
 DIM = 4
 SCHEMA = Schema(dim=DIM, metric="l2", fields={"year": "int", "topic": "str"})
 
-Row = tuple[tuple[float, ...], Any, Any, Any]
-"""A row of the model: vector, year, topic, document."""
+Row = tuple[Any, ...]
+"""A row of the model: vector, year, topic, document; and, where it has any, the values of other fields."""
 Model = dict[Key, Row]
 
 
@@ -62,12 +63,13 @@ def model_of(rows: RowBatch) -> Model:
     years, topics = column_values(rows.columns["year"]), column_values(rows.columns["topic"])
     documents = rows.documents if rows.documents is not None else [None] * rows.n
     keys = rows.keys.tolist() if isinstance(rows.keys, np.ndarray) else list(rows.keys)
-    return {
-        key: (tuple(vector), year, topic, document)
-        for key, vector, year, topic, document in zip(
-            keys, rows.vectors.tolist(), years, topics, documents, strict=True
-        )
-    }
+    others = {name: column_values(rows.columns[name]) for name in sorted(rows.columns.keys() - SCHEMA.fields)}
+    found: Model = {}
+    for i, (key, vector) in enumerate(zip(keys, rows.vectors.tolist(), strict=True)):
+        row = (tuple(vector), years[i], topics[i], documents[i])
+        values = tuple((name, column[i]) for name, column in others.items() if column[i] is not None)
+        found[key] = (*row, values) if values else row
+    return found
 
 
 def contents(view: CollectionView[Any]) -> Model:
@@ -131,15 +133,23 @@ def build_shard(
     data = encode_log_record(record)
     if progress is not None:
         progress(rows.n, rows.n)
-    return ShardEntry(shard_id, key, len(data), rows.n, Extent(0, len(data)), {}), data
+    extent = Extent(0, len(data))
+    sections = {column_section(name): extent for name in schema.fields}
+    return ShardEntry(shard_id, key, len(data), rows.n, extent, sections), data
 
 
 def shard_opener(store: ObjectStore) -> Callable[[ShardEntry, Manifest], FakeShard]:
     def open_shard(entry: ShardEntry, manifest: Manifest) -> FakeShard:
         batch = decode_log_record(store.get(entry.key), entry.key).batches[0]
         assert isinstance(batch, UpsertBatch)
-        assert batch.rows.n == entry.n_rows
-        return FakeShard(entry, batch.rows)
+        rows = batch.rows
+        assert rows.n == entry.n_rows
+        # As in a real shard: a field without a section is null, whatever its bytes hold of that name.
+        columns = {
+            name: rows.columns[name] if column_section(name) in entry.sections else null_column(kind, rows.n)
+            for name, kind in manifest.schema.fields.items()
+        }
+        return FakeShard(entry, replace(rows, columns=columns))
 
     return open_shard
 

@@ -117,6 +117,43 @@ def make_resident(collection: vstore.Collection) -> None:
     collection.get(list(range(N)))
 
 
+@pytest.mark.parametrize("traversal", ["scan", "near_scan"])
+def test_scans_need_no_lists(store, traversal, force, by_pipeline, monkeypatch):
+    """A scan's kernel runs over codes alone; a walk is the pipeline's until it has read the lists."""
+    force(traversal)
+    collection = vstore.connect(store, settings=vstore.Settings(n_threads=1)).collection("c")
+    make_resident(collection)
+    asked = queries(8)
+    for name in ("all", "half", "few"):
+        collection.search(asked[0], filter=FILTERS[name])
+    sections = {
+        key.section
+        for live in collection._view().shards
+        for key in collection._engine.cache.resident(live.shard.shard_id)
+    }
+    assert "codes" in sections
+    assert not sections & {"lists", "upper"}
+    for name in ("all", "half", "few"):
+        for query in asked:
+            expected = by_pipeline(lambda q=query, f=FILTERS[name]: collection.search(q, filter=f))
+            with monkeypatch.context() as patched:
+                only_by_kernel(patched)
+                hits = collection.search(query, filter=FILTERS[name])
+            assert hits.hits == expected.hits
+            assert counters(hits.receipt) == counters(expected.receipt)
+    force("cluster_acorn")
+    half = FILTERS["half"]
+    assert collection.search(asked[0], k=11, filter=half).receipt.n_requests > 0
+    for query in asked:
+        expected = by_pipeline(lambda q=query: collection.search(q, k=11, filter=half))
+    collection.warm()
+    for query in asked:
+        expected = by_pipeline(lambda q=query: collection.search(q, k=11, filter=half))
+        with monkeypatch.context() as patched:
+            only_by_kernel(patched)
+            assert collection.search(query, k=11, filter=half).hits == expected.hits
+
+
 @pytest.mark.parametrize("traversal", TRAVERSALS)
 @pytest.mark.parametrize("name", FILTERS)
 def test_kernel_and_pipeline_agree(store, name, traversal, force, by_pipeline, monkeypatch):

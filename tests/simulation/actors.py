@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from faults import Crash, SimStore
-from ingest_fakes import SCHEMA, FakeShard, build_shard, contents, model_of, shard_opener
+from ingest_fakes import FakeShard, build_shard, contents, model_of, shard_opener
 from sim import N_KEYS, NAMES, Simulation, rows_with_year
 from world import Intent, where
 
@@ -25,19 +25,25 @@ from vstore.errors import (
     Closed,
     CollectionExists,
     CollectionNotFound,
+    FieldTypeError,
     InvalidInput,
     SnapshotNotFound,
     StorageError,
+    UnknownField,
     WriterFenced,
 )
 from vstore.format.manifest import Manifest
+from vstore.format.rows import RowBatch
 from vstore.ingest.reader import load_view, open_snapshot
 from vstore.ingest.update import as_changes, updated_rows
 from vstore.ingest.view import CollectionView
 from vstore.ingest.writer import Writer
+from vstore.types import Schema
 
 PASSING = (StorageError, WriterFenced, Closed, CollectionExists, CollectionNotFound, SnapshotNotFound)
 """What an actor may meet without having done anything wrong."""
+REFUSED = (InvalidInput, UnknownField, FieldTypeError)
+"""What a writer may be told whose collection changed meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +77,20 @@ class Actors(Simulation):
     def world_store(self, name: str) -> Any:
         return SimStore(self, name)
 
-    def step(self) -> None:
-        acts = (
+    def acts(self) -> list[Callable[[], None]]:
+        """What may happen next, each as often as it is likely."""
+        return (
             [self.write] * 16
             + [self.upkeep] * 6
             + [self.read] * 6
             + [self.open_writer, self.collect, self.wait, self.tag, self.snapshot, self.read_snapshot] * 2
             + [self.untag, self.restore, self.drop_or_create]
         )
+
+    def step(self) -> None:
         self.depth += 1
         try:
-            self.pick(acts)()
+            self.pick(self.acts())()
         finally:
             self.depth -= 1
 
@@ -152,7 +161,7 @@ class Actors(Simulation):
         self.busy.append(actor)
         try:
             return act()
-        except (*PASSING, InvalidInput) as error:
+        except (*PASSING, *REFUSED) as error:
             self.note(f"{actor} failed: {type(error).__name__}")
         except Crash:
             self.crashed(actor)
@@ -194,7 +203,7 @@ class Actors(Simulation):
         year = 2000 + self.stamp % 7
         asked = frozenset(keys.tolist())
         if kind == "upsert":
-            rows = rows_with_year(keys.tolist(), self.stamp, year)
+            rows = self.rows(keys.tolist(), year, writer.view().schema)
             return Intent(kind, rows=model_of(rows)), lambda: writer.upsert(rows)
         if kind == "delete":
             return Intent(kind, keys=asked), lambda: writer.delete(keys)
@@ -204,11 +213,15 @@ class Actors(Simulation):
                 return np.array(sorted(where(contents(view), year)), np.int64)
 
             return Intent(kind, year=year), lambda: writer.delete_where(select)
-        changes = as_changes({"year": [year] * len(keys)}, SCHEMA, len(keys))
+        changes = as_changes({"year": [year] * len(keys)}, writer.view().schema, len(keys))
         return (
             Intent(kind, keys=asked, year=year),
             lambda: writer.update(lambda view: updated_rows(view, keys, changes, "ignore")),
         )
+
+    def rows(self, keys: list[int], year: int, schema: Schema) -> RowBatch:
+        """Rows to upsert."""
+        return rows_with_year(keys, self.stamp, year)
 
     def upkeep(self) -> None:
         picked = self.pick_idle_writer()

@@ -62,6 +62,10 @@ class Intent:
         return not touched
 
 
+Written = dict[Any, tuple[Any, int]]
+"""Rows as they were written, and the number of the record, or the base, that they came in."""
+
+
 def where(state: Model, year: int | None) -> frozenset[int]:
     """The keys that a deletion by filter finds."""
     return frozenset(key for key, row in state.items() if row[1] == year)
@@ -72,10 +76,14 @@ def with_year(row: Any, year: int | None) -> Any:
 
 
 class Chain:
-    """States of one base and the log on it: `states[i]` is before record `start + i`."""
+    """States of one base and the log on it: `states[i]` is before record `start + i`.
+
+    Rows are held as they were written, each with the number of its record.
+    """
 
     def __init__(self, start: int, state: Model) -> None:
-        self.start, self.states = start, [state]
+        self.start = start
+        self.states: list[Written] = [{key: (row, start) for key, row in state.items()}]
 
 
 class History:
@@ -87,6 +95,8 @@ class History:
         self.chains = [Chain(1, {})]
         self.chain_of = {manifest.version: 0}
         self.manifests = {manifest.version: manifest}
+        # By version and field: the record from which on values count.
+        self.since = {manifest.version: dict.fromkeys(manifest.schema.fields, 0)}
         self.version = manifest.version
         self.dropped = False
         self.moments: list[Model] = [{}]
@@ -102,7 +112,8 @@ class History:
         while len(chain.states) <= seq - chain.start:
             record = self.records[chain.start + len(chain.states) - 2]
             chain.states.append(applied(chain.states[-1], record))
-        return chain.states[seq - chain.start]
+        since = self.since[version]
+        return {key: under(row, at, since) for key, (row, at) in chain.states[seq - chain.start].items()}
 
     def now(self) -> Model:
         return self.state(self.version, self.seq)
@@ -125,6 +136,8 @@ class History:
             source = self.manifests[int(note.split()[0])]
             self.chains.append(Chain(manifest.log_start, self.state(source.version, source.log_start)))
             chain = len(self.chains) - 1
+        before = self.since[self.version]
+        self.since[manifest.version] = {name: before.get(name, self.seq) for name in manifest.schema.fields}
         self.version = manifest.version
         self.chain_of[manifest.version] = chain
         self.manifests[manifest.version] = manifest
@@ -132,16 +145,24 @@ class History:
         self.moments.append(self.now())
 
 
-def applied(state: Model, record: LogRecord) -> Model:
+def applied(state: Written, record: LogRecord) -> Written:
     """The state after a record."""
     model = dict(state)
     for batch in record.batches:
         if isinstance(batch, UpsertBatch):
-            model.update(model_of(batch.rows))
+            model.update({key: (row, record.seq) for key, row in model_of(batch.rows).items()})
         else:
             for dead in batch.keys.tolist():
                 model.pop(dead, None)
     return model
+
+
+def under(row: Any, at: int, since: dict[str, int]) -> Any:
+    """A row of record `at` without the values of fields that are gone, or came after it."""
+    values = tuple(
+        (name, value) for name, value in (row[4] if row[4:] else ()) if at >= since.get(name, at + 1)
+    )
+    return (*row[:4], values) if values else row[:4]
 
 
 class World(MemoryStore):

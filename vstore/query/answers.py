@@ -174,8 +174,8 @@ def search_resident(
         return None
     k, queries = request.k, request.query.reshape(1, -1)
     steps: list[Step] = []
-    for plan in planned:
-        step = step_of(plan, plan.plans.plan(request.query))
+    for shard, plan in zip(ready, planned, strict=True):
+        step = step_of(shard, plan, plan.plans.plan(request.query))
         if step is None:
             return None
         steps.append(step)

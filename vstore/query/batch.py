@@ -179,7 +179,7 @@ def on_shard(
     calls: list[tuple[Step, Float32s, Found]] = []
     size = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * n_threads)))
     for plan, own in planned.plans.split(queries):
-        step = step_of(planned, plan)
+        step = step_of(shard, planned, plan)
         plans[own] = plan
         if step is None:
             found.lacks[own] = 1

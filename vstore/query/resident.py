@@ -30,6 +30,8 @@ from vstore.traverse.scratch import ScratchPool
 from vstore.types import Bitmap, Float32s, Int32s, Int64s, UInt8s
 from vstore_kernels import layout
 from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
+from vstore_kernels.build import UpperLevels
+from vstore_kernels.tables import BlockTables
 
 MODES: Final = {
     "scan": layout.SCAN,
@@ -41,6 +43,11 @@ MODES: Final = {
 """The traversals that the kernel knows; others run as generators."""
 SCRATCH: ScratchPool[AnswerScratch] = ScratchPool(AnswerScratch)
 """The process's pool. Scratch has no meaning between searches, so sharing it is safe."""
+SCANS: Final = (layout.SCAN, layout.CLUSTERS)
+"""These read no lists and no upper levels."""
+NO_LEVELS: Final = UpperLevels(
+    np.zeros(1, np.int32), np.array([0, 1], np.int64), np.full((1, 1), layout.NO_NODE, np.int32), 0, 1
+)
 REMEMBERED_PLANS: Final = 256
 REMEMBERED_BYTES: Final = 64 << 20
 """Of bitmaps that plans hold beside those that `PassingRows` remembers."""
@@ -50,12 +57,14 @@ PATIENCE: Final = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadyShard:
-    """One shard whose head, lists, codes and upper levels are resident, as a kernel takes it."""
+    """One shard whose head and codes are resident, as a kernel takes it; `walks` where its graph is, too."""
 
     shard: Shard
     head: ShardHead
     rows: RowTables
     kernel: ResidentShard
+    tables: BlockTables
+    walks: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +170,9 @@ class ResidentShards:
             return None
         found: list[ReadyShard] = []
         for live in shards:
-            ready = self._cache.attached(live.shard.entry.shard_id) or self._make(live.shard)
+            ready = self._cache.attached(live.shard.entry.shard_id)
+            if ready is None or (not ready.walks and ready.tables.resident):
+                ready = self._make(live.shard) or ready
             if ready is None:
                 return None
             found.append(ready)
@@ -211,29 +222,30 @@ class ResidentShards:
     def _make(self, shard: Shard) -> ReadyShard | None:
         session = ShardSession(shard, self._cache)
         head_key, upper_key = session.key(sections.HEAD), session.key(sections.UPPER)
-        if session.missing([head_key, upper_key]):
+        if session.missing([head_key]):
             return None
         head, tables, rows = session.head, session.tables, session.row_tables
         vector_shift = head.vector_block_rows.bit_length() - 1
-        if not tables.resident or 1 << vector_shift != head.vector_block_rows:
+        if not tables.codes_resident or 1 << vector_shift != head.vector_block_rows:
             return None
-        guides = [head_key, upper_key]
-        guides += [
-            key
-            for key in map(session.key, (sections.LISTS, sections.CODES))
-            if self._cache.get(key) is not None
-        ]
+        walks = tables.resident and not session.missing([upper_key])
         kernel = ResidentShard(
-            tables,
-            session.upper.levels,
-            session.upper.codes,
+            tables if walks else codes_alone(tables),
+            session.upper.levels if walks else NO_LEVELS,
+            session.upper.codes if walks else np.zeros((1, tables.row_bytes), np.uint8),
             head.centroids,
             head.cluster_offsets,
             head.code_params,
             rows.vector_table,
             vector_shift,
         )
-        ready = ReadyShard(shard, head, rows, kernel)
+        guides = [head_key, *([upper_key] if walks else [])]
+        guides += [
+            key
+            for key in map(session.key, (sections.LISTS, sections.CODES))
+            if self._cache.get(key) is not None
+        ]
+        ready = ReadyShard(shard, head, rows, kernel, tables, walks)
         self._cache.attach(ready, guides, tables, rows)
         return ready
 
@@ -266,12 +278,28 @@ class ResidentShards:
         return False, None
 
 
-def step_of(planned: PlannedShard, plan: Plan) -> Step | None:
-    """Return the kernel call of a plan, or None where the kernel does not know its traversal."""
+def codes_alone(tables: BlockTables) -> BlockTables:
+    """Return tables of the same codes under lists without links, for scans of a shard whose lists are absent.
+
+    Args:
+        tables: with every code block resident.
+    """
+    scanned = tables.copy()
+    block_rows = 1 << tables.block_shift
+    nothing = np.full((min(block_rows, tables.n), tables.M0), layout.NO_NODE, np.int32)
+    for block in np.flatnonzero(scanned.list_table == 0).tolist():
+        scanned.set_lists(block, nothing[: tables.n - block * block_rows])
+    return scanned
+
+
+def step_of(ready: ReadyShard, planned: PlannedShard, plan: Plan) -> Step | None:
+    """Return the kernel call of a plan; None where the kernel does not know its traversal, or lacks lists."""
     mode, width = MODES.get(plan.traversal), max(plan.ef, plan.n_candidates)
     if mode == layout.HNSW_RESULT_FILTER and planned.passing is None:
         mode = layout.HNSW
-    return None if mode is None or width > layout.MAX_BEAM else Step(plan, planned.passing, mode, width)
+    if mode is None or width > layout.MAX_BEAM or not (ready.walks or mode in SCANS):
+        return None
+    return Step(plan, planned.passing, mode, width)
 
 
 def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found) -> None:
