@@ -260,3 +260,18 @@ def test_a_commit_that_changes_a_type_is_refused_before_it_is_published():
     dropped = collection._parts.catalog.require("c")
     with pytest.raises(CorruptData, match="brings sections"):
         check_succession(dropped, replace(dropped, version=dropped.version + 1, shards=now.shards))
+
+
+def test_a_reader_that_missed_a_field_go_and_come_back_sees_it_empty():
+    """Its own rows of the log hold values of the field that was dropped."""
+    store = place()
+    writer, reader = opened(store), opened(store)
+    writer.upsert([1, 2], np.ones((2, 2)), [{"year": 1}, {"year": 2}], progress=False)
+    reader.refresh()
+    assert [record.attributes for record in reader.get([1, 2])] == [{"year": 1}, {"year": 2}]
+    writer.drop_field("year")
+    writer.add_field("year", "int")
+    writer.upsert([3], np.ones((1, 2)), [{"year": 3}], progress=False)
+    reader.refresh()
+    assert state_of(reader) == ({"year": "int"}, {1: {}, 2: {}, 3: {"year": 3}})
+    assert reader.count(vstore.F.year.exists()) == 1

@@ -23,10 +23,22 @@ FOUND = {
 bug has a plain test too; docs/DURABILITY.md says which of these still find theirs."""
 
 
+FOUND_WITH_FIELDS = {
+    539: "a reader that missed a field go and come back saw the values of the one that went",
+}
+"""The same, of histories in which fields change."""
+
+
 @pytest.mark.parametrize("first", range(0, N_HISTORIES, GROUP))
-def test_histories(first):
+@pytest.mark.parametrize("fields", [False, True], ids=["rows", "fields"])
+def test_histories(first, fields):
     for seed in range(first, first + GROUP):
-        play(seed)
+        play(seed, fields)
+
+
+@pytest.mark.parametrize("seed", FOUND_WITH_FIELDS)
+def test_histories_with_fields_that_found_a_bug(seed):
+    play(seed, fields=True)
 
 
 @pytest.mark.parametrize("seed", [seed for seed in FOUND if seed >= N_HISTORIES])
@@ -36,7 +48,7 @@ def test_histories_that_found_a_bug(seed):
 
 def test_the_same_seed_gives_the_same_history():
     for seed in range(12):
-        first, second = play(seed), play(seed)
+        first, second = play(seed, seed % 2 == 1), play(seed, seed % 2 == 1)
         assert first.trace == second.trace
         assert first.trace
         for one, other in zip(first.world.histories.values(), second.world.histories.values(), strict=True):
@@ -69,5 +81,8 @@ def test_histories_are_not_idle():
         found["two collections"] += len(played.world.current) == 2
         found["dropped"] += sum(history.dropped for history in played.world.histories.values())
         found["acknowledged"] += played.n_acknowledged
+        played = play(seed, fields=True)
+        for what in ("added extra: None", "added extra: ", "dropped extra: "):
+            found[what] += sum(what in line for line in played.trace)
     assert all(found.values()), found
     assert found["acknowledged"] > 300

@@ -13,6 +13,7 @@ from vstore.errors import CorruptData, ObjectNotFound, StoreUnavailable
 from vstore.format.dead_rows import decode_dead
 from vstore.format.manifest import Manifest, ShardEntry
 from vstore.ingest.memtable import MemtableView
+from vstore.ingest.schema import since_of
 from vstore.ingest.view import CollectionView, LiveShard, S, replayed
 from vstore.ingest.wal import replay
 from vstore.settings import Settings
@@ -127,6 +128,9 @@ def _reusable(previous: CollectionView[S] | None, manifest: Manifest) -> Collect
         return None
     old = previous.manifest
     if (old.shards, old.log_start, old.schema) != (manifest.shards, manifest.log_start, manifest.schema):
+        return None
+    if since_of(old) != since_of(manifest):
+        # A field that was dropped and added again is another one: rows of the log before it lack it.
         return None
     return replace(previous, manifest=manifest)
 
