@@ -316,21 +316,24 @@ class Database:
         name: str,
         path: str | os.PathLike[str],
         *,
+        at: At | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Write a collection as it is now to a new folder of plain files; return the number of rows.
+        """Write a collection to a new folder of plain files; return the number of rows.
 
         Args:
             name: the collection.
             path: a folder that does not exist, or is empty.
+            at: a snapshot of it, as in `collection`; as it is now by default.
             progress: called with (rows written, rows in all).
 
         Raises:
             CollectionNotFound: there is none of that name.
+            SnapshotNotFound: there is no such snapshot, or it was collected.
             InvalidInput: the folder is not empty, or is none.
             StorageError, FormatError: writing or reading failed; the folder is no complete export.
         """
-        return export_collection(self._catalog, name, path, self._settings, progress)
+        return export_collection(self._catalog, name, path, self._settings, progress, at)
 
     def import_collection(
         self,

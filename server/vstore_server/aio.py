@@ -201,9 +201,16 @@ class AsyncDatabase:
         """As `RemoteDatabase.verify`."""
         return await self._wire.run(calls.verify_call(name, progress))
 
-    async def export(self, name: str, path: str | os.PathLike[str], *, progress: Report | None = None) -> int:
+    async def export(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        at: At | None = None,
+        progress: Report | None = None,
+    ) -> int:
         """As `RemoteDatabase.export`, on a thread and a connection of its own: `progress` is called there."""
-        return await self._on_thread(lambda remote: remote.export(name, path, progress=progress))
+        return await self._on_thread(lambda remote: remote.export(name, path, at=at, progress=progress))
 
     async def import_collection(
         self, path: str | os.PathLike[str], name: str, *, progress: Report | None = None

@@ -212,9 +212,16 @@ class RemoteDatabase:
         """As `vstore.Database.verify`: the server reads; without a name, of all that there is."""
         return self._wire.run(calls.verify_call(name, progress))
 
-    def export(self, name: str, path: str | os.PathLike[str], *, progress: Report | None = None) -> int:
+    def export(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        at: At | None = None,
+        progress: Report | None = None,
+    ) -> int:
         """As `vstore.Database.export`, to a folder of this machine."""
-        collection = self.collection(name)
+        collection = self.collection(name, at=at)
         with closing(self._wire.receive("Scan", collection._calls.scan_request())) as answers:
             return export_scan(name, collection._calls.described, answers, path, progress)
 

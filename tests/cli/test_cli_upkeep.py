@@ -54,6 +54,9 @@ def test_export_and_import_give_the_collection_back(shell: Shell, photos: Path, 
     ended = shell("import", tmp_path / "other", "copy", tmp_path / "out", "--json")
     assert ended.code == 1
     assert "CollectionExists" in ended.err
+    ended = shell("export", photos, "photos", tmp_path / "gone", "--at", "never")
+    assert ended.code == 1
+    assert "never" in ended.err
     ended = shell("export", photos, "photos", tmp_path / "out")
     assert ended.code == 1
     assert "is not empty" in ended.err

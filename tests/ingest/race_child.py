@@ -7,6 +7,7 @@ of them can be killed without paying for as many imports.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ from vstore.errors import InvalidInput, StorageError, WriterFenced
 ROWS = 5
 UPDATED = 1_000_000
 """What an update of a stamp's rows adds to their attribute."""
+STUCK_S = 20
+"""Who has not opened the collection after so long says where it waits."""
 
 
 def say(*words: object) -> None:
@@ -47,8 +50,10 @@ def write(collection: vstore.Collection, stamp: int) -> None:
 
 def run(uri: str, options: dict[str, str], first: int, n: int) -> None:
     settings = vstore.Settings(memtable_rows=60, n_threads=1, retention_s=0.0)
+    faulthandler.dump_traceback_later(STUCK_S, repeat=True)
     db = vstore.connect(uri, settings=settings, **options)
     collection = db.collection("c")
+    faulthandler.cancel_dump_traceback_later()
     say("ready")
     stamp = first
     while stamp < first + n:

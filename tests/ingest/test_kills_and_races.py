@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,7 @@ class Nursery:
 
     def __init__(self, place, folder: Path) -> None:
         self.place, self.out = place, folder / "acknowledged"
+        self.slowest_s = 0.0
         self.process = subprocess.Popen(
             [sys.executable, str(CHILD), "nursery"],
             stdin=subprocess.PIPE,
@@ -116,9 +118,12 @@ class Nursery:
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
         pause = threading.Event()
+        started = time.monotonic()
         while not self.out.exists() or self.out.read_text().count("\n") < n_lines:
             pause.wait(0.005)
             assert self.process.poll() is None
+            if n_lines and not (self.out.exists() and self.out.stat().st_size):
+                self.slowest_s = max(self.slowest_s, time.monotonic() - started)
         pause.wait(wait_s)
         os.kill(pid, signal.SIGKILL)
         assert self.process.stdout.readline() == "killed\n"
@@ -146,6 +151,8 @@ def test_what_was_acknowledged_survives_kills_at_any_moment(request, place, nurs
         # Some die while they open the collection, most while they write, flush, merge or collect.
         n_lines = int(rng.choice([0, 1, 2, 20]))
         said.note(nursery.killed_writer(kill * 100_000, float(rng.uniform(0.0, 0.4)), n_lines))
+        if kill % 10 == 9:
+            print(f"{kill + 1} kills; the slowest opening took {nursery.slowest_s:.1f} s", flush=True)
     said.check(place)
     counts = ", ".join(f"{what} {n}" for what, n in sorted(said.counts.items()))
     print(f"\n{request.node.callspec.id}: {N_KILLS} kills; acknowledged: {counts}; lost: 0")

@@ -107,6 +107,46 @@ def test_dead_rows_stay_dead(store):
         assert not set(gone) & set(collection.search(query).ids)
 
 
+def test_with_dead_rows_the_first_search_does_not_wait_for_the_log_either(store):
+    """They are read in one round before it, and once."""
+    query = queries(1)[0]
+    with vstore.connect(store) as database:
+        writer = database.collection("c")
+        writer.delete(writer.search(query).ids[:3])
+        writer.flush()
+    waits = LogWaits(CountingStore(store))
+    with vstore.open(waits, "c") as collection:
+        # The marker, the manifest, and the dead rows.
+        assert waits.inner.snapshot().n_gets == 3
+        assert collection.search(query).ids == expected(store, query)
+        assert collection._loaded.view().shards[0].live is not None
+    assert waits.in_time == [True]
+
+
+def test_dead_rows_that_are_gone_are_those_of_an_older_manifest(store):
+    """Collected between the look at the manifest and the reading of what it names: a newer one is there."""
+    query = queries(1)[0]
+    with vstore.connect(store) as database:
+        writer = database.collection("c")
+        gone = writer.search(query).ids[:3]
+        writer.delete(gone)
+        writer.flush()
+
+        class Collected(ForwardingStore):
+            def get_many(self, ranges):
+                if not done and any("/dead/" in asked.key for asked in ranges):
+                    done.append(True)
+                    writer.compact()
+                    database.collect_garbage("c")
+                return self.inner.get_many(ranges)
+
+        done = []
+        with vstore.open(Collected(store), "c") as collection:
+            assert not set(gone) & set(collection.search(query).ids)
+            assert len(collection) == 1_997
+        assert done
+
+
 def test_it_writes_and_refreshes_as_any_handle(store):
     with vstore.open(store, "c") as collection:
         collection.upsert([5_000], queries(1), {"bucket": [2]})

@@ -426,7 +426,7 @@ def test_warming_in_parts(filled):
 
 
 def test_exports_and_imports(db, embedded, filled, tmp_path):
-    filled.flush()
+    filled.tag("whole")
     filled.delete([0])
     seen = []
     assert db.export(filled.name, tmp_path / "new", progress=lambda *at: seen.append(at)) == N - 1
@@ -436,6 +436,9 @@ def test_exports_and_imports(db, embedded, filled, tmp_path):
             db.export(filled.name, path)
     with pytest.raises(errors.CollectionNotFound):
         db.export("nothing-here", tmp_path / "other")
+    assert db.export(filled.name, tmp_path / "whole", at="whole") == N
+    with pytest.raises(errors.SnapshotNotFound):
+        db.export(filled.name, tmp_path / "other", at="never")
     copy = db.import_collection(tmp_path / "new", f"{filled.name}-copy")
     assert (copy.schema, copy.index) == (filled.schema, filled.index)
     kept = {record.id: record for record in filled.scan()}

@@ -166,3 +166,26 @@ def test_what_cannot_be_exported_or_imported(tmp_path: Path):
             db.export("c", tmp_path / "file")
         with pytest.raises(errors.InvalidInput, match="no export"):
             db.import_collection(tmp_path, "d")
+
+
+def test_a_tag_is_exported_as_it_was_under_the_fields_of_its_time(tmp_path: Path):
+    with connect(tmp_path / "store") as db:
+        c = db.create_collection("c", dim=2, metric="l2", fields={"year": "int"})
+        c.upsert([1, 2, 3], np.eye(3, 2), {"year": [1, 2, 3]})
+        c.tag("then")
+        c.delete([2])
+        c.drop_field("year")
+        c.add_field("name", "str")
+        c.upsert([4], np.ones((1, 2)), {"name": ["four"]})
+        assert db.export("c", tmp_path / "then", at="then") == 3
+        assert db.export("c", tmp_path / "now") == 3
+        with pytest.raises(errors.SnapshotNotFound):
+            db.export("c", tmp_path / "never", at="never")
+        assert not (tmp_path / "never").exists()
+        then = db.import_collection(tmp_path / "then", "then")
+        now = db.import_collection(tmp_path / "now", "now")
+        with db.collection("c", at="then") as tagged:
+            assert then.schema == tagged.schema
+            assert content(then, [1, 2, 3, 4]) == content(tagged, [1, 2, 3, 4])
+        assert now.schema == c.schema
+        assert content(now, [1, 2, 3, 4]) == content(c, [1, 2, 3, 4])

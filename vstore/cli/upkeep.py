@@ -52,6 +52,9 @@ def export(
     uri: Uri,
     collection: CollectionName,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New, or empty.", show_default=False)],
+    at: Annotated[
+        str | None, typer.Option(help="A version (digits), a tag, or an ISO 8601 time; now without it.")
+    ] = None,
     endpoint_url: EndpointUrl = None,
     region: Region = None,
     addressing_style: AddressingStyle = None,
@@ -61,7 +64,7 @@ def export(
     started = perf_counter()
     place = Place(uri, endpoint_url, region, addressing_style)
     with place.open(read_only=True) as db, progress_of(True, f"Exporting {collection}") as progress:
-        n_rows = db.export(collection, folder, progress=progress)
+        n_rows = db.export(collection, folder, at=None if at is None else snapshot_of(at), progress=progress)
     n_bytes = sum(file.stat().st_size for file in folder.iterdir())
     seconds = perf_counter() - started
     if as_json:

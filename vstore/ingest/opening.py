@@ -2,6 +2,7 @@
 
 What a manifest names is all of a collection but for what its log holds beyond it. A search may start on that
 and compare when the rest has come: mostly nothing has, and the round trips that looking takes cost nothing.
+Dead rows are the manifest's, too: where there are any, they are one round trip before the search.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from vstore.catalog import Catalog
-from vstore.catalog.fences import fences_of
 from vstore.errors import FormatError, StorageError
 from vstore.format.manifest import Manifest
-from vstore.ingest.memtable import MemtableView
-from vstore.ingest.reader import OpenShard, load_view
-from vstore.ingest.view import CollectionView, LiveShard, S
+from vstore.ingest.reader import OpenShard, load_view, open_snapshot
+from vstore.ingest.view import CollectionView, S
 from vstore.settings import Settings
 
 T = TypeVar("T")
@@ -37,12 +36,18 @@ class Opening(Generic[S]):
     def __init__(
         self, catalog: Catalog, manifest: Manifest, settings: Settings, open_shard: OpenShard[S]
     ) -> None:
-        self.provisional = _provisional(manifest, open_shard)
-        """What the manifest names, where no row of it is dead; None otherwise."""
+        self.provisional = _provisional(catalog, manifest, settings, open_shard)
+        """What the manifest names; None where dead rows are gone: a newer manifest may do without them."""
         self._start = partial(Opening, catalog, manifest, settings, open_shard)
         pool = ThreadPoolExecutor(1, thread_name_prefix="vstore-open")
         self._view: Future[CollectionView[S]] = pool.submit(
-            load_view, catalog, manifest.name, settings, open_shard=open_shard, manifest=manifest
+            load_view,
+            catalog,
+            manifest.name,
+            settings,
+            open_shard=open_shard,
+            previous=self.provisional,
+            manifest=manifest,
         )
         pool.shutdown(wait=False)
 
@@ -64,7 +69,8 @@ class Opening(Generic[S]):
             before is not None
             and view.manifest.version == before.manifest.version
             and not view.memtable.chunks
-            and all(live.live is None for live in view.shards)
+            # The very same: the log held nothing that made rows of them die.
+            and view.shards is before.shards
         )
 
 
@@ -130,14 +136,11 @@ class Loaded(Generic[S]):
         return found if opening.confirmed() else None
 
 
-def _provisional(manifest: Manifest, open_shard: OpenShard[S]) -> CollectionView[S] | None:
-    if any(entry.dead_key is not None for entry in manifest.shards):
+def _provisional(
+    catalog: Catalog, manifest: Manifest, settings: Settings, open_shard: OpenShard[S]
+) -> CollectionView[S] | None:
+    """Return what the manifest names; dead rows, where there are any, are read in one round."""
+    try:
+        return open_snapshot(catalog, manifest, settings, open_shard=open_shard)
+    except (StorageError, FormatError):
         return None
-    return CollectionView(
-        manifest=manifest,
-        shards=tuple(LiveShard(open_shard(entry, manifest), None, entry.n_rows) for entry in manifest.shards),
-        memtable=MemtableView(),
-        seq=manifest.log_start,
-        id_kind=manifest.id_kind,
-        fences=fences_of(manifest),
-    )

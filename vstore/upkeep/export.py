@@ -13,12 +13,13 @@ import numpy as np
 
 from vstore.cache import BlockCache
 from vstore.catalog import Catalog
+from vstore.catalog.pins import At, find_snapshot
 from vstore.errors import InvalidInput, StorageError, VstoreError
 from vstore.format.columns import column_values
 from vstore.format.manifest import Manifest, ShardEntry
 from vstore.format.rows import RowBatch
 from vstore.ingest.batches import take_rows
-from vstore.ingest.reader import load_view
+from vstore.ingest.reader import load_view, open_snapshot
 from vstore.ingest.view import CollectionView
 from vstore.progress import Report
 from vstore.settings import Settings
@@ -37,9 +38,14 @@ CACHE_BYTES = 256 << 20
 
 
 def export_collection(
-    catalog: Catalog, name: str, path: str | os.PathLike[str], settings: Settings, progress: Report | None
+    catalog: Catalog,
+    name: str,
+    path: str | os.PathLike[str],
+    settings: Settings,
+    progress: Report | None,
+    at: At | None = None,
 ) -> int:
-    """Write the collection as it is now to a new folder; return the number of rows.
+    """Write the collection, as it is now or as a snapshot has it, to a new folder; return the number of rows.
 
     Args:
         catalog: of the store.
@@ -47,9 +53,11 @@ def export_collection(
         path: a folder that does not exist, or is empty.
         settings: how many requests are in flight.
         progress: called with (rows written, rows in all).
+        at: a version, a tag or a time; None: now.
 
     Raises:
         CollectionNotFound: there is none of that name.
+        SnapshotNotFound: there is no such snapshot, or it was collected.
         InvalidInput: the folder is not empty, or is none.
         StorageError: the folder cannot be written, or the store failed.
         FormatError: an object of the collection is damaged; the folder is no complete export.
@@ -59,7 +67,10 @@ def export_collection(
     def open_shard(entry: ShardEntry, manifest: Manifest) -> Shard:
         return Shard(entry, manifest.schema, manifest.id_kind, catalog.store, cache)
 
-    view = load_view(catalog, name, settings, open_shard=open_shard)
+    if at is None:
+        view = load_view(catalog, name, settings, open_shard=open_shard)
+    else:
+        view = open_snapshot(catalog, find_snapshot(catalog, name, at), settings, open_shard=open_shard)
     manifest = view.manifest
     described = Export(manifest.name, view.schema, manifest.index, view.n_live, {})
     return write_export(described, _row_batches(view), path, progress)
