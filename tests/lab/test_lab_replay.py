@@ -12,10 +12,12 @@ from lab_data import K, graph, index, passing, queries
 from vstore.errors import CorruptData, InvalidInput, InvalidSetting
 from vstore.lab.driver import QueryTrace, run_alone, run_query
 from vstore.lab.layouts import LAYOUTS
-from vstore.lab.replay import CacheChoice, Cost, ReadRule, Server, live, replay
+from vstore.lab.replay import CacheChoice, Cost, ReadRule, Server, live, replay, request_bytes
 from vstore.lab.stores import preset
 from vstore.lab.trace import Trace, load, record, save
 from vstore.lab.walks import TRAVERSALS
+from vstore.storage.base import ByteRange
+from vstore.storage.coalesce import plan_coalesce
 from vstore.traverse.base import WalkParams
 
 PARAMS = WalkParams(ef=30, n_seeds=16, n_predicted=3)
@@ -75,6 +77,20 @@ def test_counts_add_up_and_do_not_depend_on_the_store() -> None:
             assert {k: v for k, v in a.items() if k not in ("latency_ms", "usd")} == {
                 k: v for k, v in b.items() if k not in ("latency_ms", "usd")
             }
+
+
+@pytest.mark.parametrize("rule", [ReadRule(0, 1), ReadRule(0, 40), ReadRule(12, 60), ReadRule(30, 10_000)])
+def test_ranges_become_the_requests_that_the_engine_would_send(rule: ReadRule) -> None:
+    rng = np.random.default_rng(3)
+    for n in (1, 2, 9, 60):
+        for _ in range(20):
+            sizes = rng.integers(0, 30, n)
+            # Holes of up to 24 bytes between ranges, none of which overlap.
+            starts = np.cumsum(sizes + rng.integers(0, 25, n)) - sizes
+            mixed = rng.permutation(n)
+            ranges = [ByteRange("x", int(starts[i]), int(sizes[i])) for i in mixed]
+            plan = plan_coalesce(ranges, rule.gap_bytes, rule.max_bytes)
+            assert request_bytes(starts[mixed], sizes[mixed], rule) == [f.range.length for f in plan]
 
 
 def test_a_cache_that_holds_all_reads_each_unit_once() -> None:

@@ -40,12 +40,14 @@ def build_gamma(
     width = M_beta // 2 * GAMMA
     order = np.random.default_rng(seed).permutation(n).astype(np.int32)
     links = np.full((n, width), NO_NODE, np.int32)
+    # A list is sorted again with every link that comes back: distances are kept, not worked out again.
+    gaps = np.empty((n, width), np.float32)
     nodes, distances = np.empty(width + 1, np.int32), np.empty(width + 1, np.float32)
     expanded, met = np.zeros(width + 1, np.bool_), np.zeros(n, np.int32)
     kept, stamps = np.empty(width, np.int32), np.zeros(n + 1, np.int32)
     for start in range(1, n, _CHUNK):
         stop = min(start + _CHUNK, n)
-        _insert(space, order, start, stop, M_beta, links, nodes, distances, expanded, met, kept, stamps)
+        _insert(space, order, start, stop, M_beta, links, gaps, nodes, distances, expanded, met, kept, stamps)
         if progress is not None:
             progress(stop, n)
     return replace(index, neighbors=links, by_nearness=True)
@@ -91,7 +93,7 @@ def _compress(
     kept: NDArray[np.int32],
     stamps: NDArray[np.int32],
 ) -> Int:
-    """Write to `kept` what a list keeps of candidates, nearest first; return how many.
+    """Write to `kept` which candidates, nearest first, a list keeps, by place; return how many.
 
     The last place of `stamps` is the number of the last call.
     """
@@ -103,14 +105,14 @@ def _compress(
     for t in range(size):
         node = nodes[t]
         if t < M_beta:
-            kept[m] = node
+            kept[m] = t
             m += 1
             continue
         if stamps[node] == stamp:
             continue
         if covered + m >= kept.shape[0]:
             break
-        kept[m] = node
+        kept[m] = t
         m += 1
         for s in range(links.shape[1]):
             other = links[node, s]
@@ -170,6 +172,7 @@ def _insert(
     stop: Int,
     M_beta: Int,
     links: NDArray[np.int32],
+    gaps: NDArray[np.float32],
     nodes: NDArray[np.int32],
     distances: NDArray[np.float32],
     expanded: NDArray[np.bool_],
@@ -177,24 +180,27 @@ def _insert(
     kept: NDArray[np.int32],
     stamps: NDArray[np.int32],
 ) -> None:
-    """Insert the nodes order[start:stop], one by one."""
+    """Insert the nodes order[start:stop], one by one; `gaps` has the distance of each link."""
     width = links.shape[1]
     for place in range(start, stop):
         node = np.int64(order[place])
         size = _candidates(space, links, node, order[0], M_beta, nodes, distances, expanded, met)
         m = _compress(links, nodes, size, M_beta, kept, stamps)
         for t in range(m):
-            links[node, t] = kept[t]
+            links[node, t] = nodes[kept[t]]
+            gaps[node, t] = distances[kept[t]]
         for t in range(m):
             other = np.int64(links[node, t])
             # The list is sorted by nearness already: one insertion keeps it so.
             size = 0
-            for s in range(width):
-                third = np.int64(links[other, s])
-                if third < 0:
-                    break
-                size = _put(nodes, distances, expanded, size, third, _gap(space, other, third))
-            size = _put(nodes, distances, expanded, size, node, _gap(space, other, node))
+            while size < width and links[other, size] >= 0:
+                nodes[size] = links[other, size]
+                distances[size] = gaps[other, size]
+                size += 1
+            size = _put(nodes, distances, expanded, size, node, gaps[node, t])
             k = _compress(links, nodes, size, M_beta, kept, stamps)
-            for s in range(width):
-                links[other, s] = kept[s] if s < k else NO_NODE
+            for s in range(k):
+                links[other, s] = nodes[kept[s]]
+                gaps[other, s] = distances[kept[s]]
+            for s in range(k, width):
+                links[other, s] = NO_NODE

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,6 +15,8 @@ import vstore_kernels
 from vstore.lab.index import LabIndex
 from vstore_kernels.build import UpperLevels
 from vstore_kernels.codes import CodeParams
+
+_LAB: Final = Path(__file__).parent
 
 
 def name_of(described: Any) -> str:
@@ -25,9 +27,17 @@ def name_of(described: Any) -> str:
 
 def sources_name() -> str:
     """Return a name of the sources that results are made by: what was kept of others is not used."""
+    return _digest(sorted(_LAB.rglob("*.py")))
+
+
+def build_sources_name() -> str:
+    """Return a name of the sources that indexes are made by: an index outlives a change of the rest."""
+    return _digest([_LAB / name for name in ("datasets.py", "gamma.py", "index.py", "keep.py")])
+
+
+def _digest(sources: list[Path]) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    lab = Path(__file__).parent
-    for path in (*sorted(Path(vstore_kernels.__path__[0]).glob("*.py")), *sorted(lab.rglob("*.py"))):
+    for path in (*sorted(Path(vstore_kernels.__path__[0]).glob("*.py")), *sources):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

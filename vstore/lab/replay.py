@@ -6,6 +6,7 @@ counts are the same, because a walk's rounds do not depend on the cache (`driver
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,11 +25,9 @@ from vstore.cache.policies import (
     policy_of,
 )
 from vstore.lab.driver import QueryTrace, Round, Rounds
-from vstore.lab.layouts import OBJECT, Placement
+from vstore.lab.layouts import Placement
 from vstore.lab.stores import Clock, SimulatedStore, StoreModel, run_clients
 from vstore.lab.trace import Trace, check_units
-from vstore.storage.base import ByteRange
-from vstore.storage.coalesce import plan_coalesce
 from vstore.types import Int64s
 
 
@@ -96,12 +95,13 @@ class Server:
         self.store = SimulatedStore(model, self.clock, np.random.default_rng(seed))
         self.placement = placement
         self._unit_of_key = {key: unit for unit, key in enumerate(placement.keys)}
-        self._pinned = frozenset(cache.pinned)
+        self._pinned = np.array([key.section in cache.pinned for key in placement.keys], bool)
         self._rule = rule or ReadRule()
         self._ahead: Prefetch[BlockKey] = policy_of(cache.prefetch, PREFETCHES, "prefetch")()
         admission: Admission[BlockKey] = policy_of(cache.admission, ADMISSIONS, "admission")()
         eviction: Callable[[], Eviction[BlockKey]] = policy_of(cache.eviction, EVICTIONS, "eviction")
         self.residency: Residency[BlockKey] = Residency(cache.limit_bytes, eviction, admission)
+        self._keeps = cache.limit_bytes > 0
 
     def serve(self, queries: Iterable[tuple[int, Iterator[Round]]], n_clients: int) -> list[Cost]:
         """Serve queries in order, `n_clients` at a time; return their costs in order.
@@ -131,25 +131,23 @@ class Server:
         keys, sizes = self.placement.keys, self.placement.sizes
         cost.n_rounds += 1
         cost.n_units += len(units)
-        lacking = []
-        for unit in units.tolist():
-            key = keys[unit]
-            if key.section in self._pinned or self.residency.ask(key):
-                cost.n_cache_hits += 1
-            else:
-                lacking.append(unit)
+        lacking: list[int] = units[~self._pinned[units]].tolist()
+        if self._keeps:
+            lacking = [unit for unit in lacking if not self.residency.ask(keys[unit])]
+        cost.n_cache_hits += len(units) - len(lacking)
         if not lacking:
             return
         lacking += self._read_ahead(lacking)
-        requests = self._requests(lacking)
+        requests = self._requests(np.array(lacking, np.int64))
         n_bytes = sum(requests)
         cost.n_round_trips += 1
         cost.n_requests += len(requests)
         cost.bytes_fetched += n_bytes
         cost.by_stage[stage] = cost.by_stage.get(stage, 0) + n_bytes
         yield requests
-        for unit in lacking:
-            self.residency.offer(keys[unit], int(sizes[unit]))
+        if self._keeps:
+            for unit in lacking:
+                self.residency.offer(keys[unit], int(sizes[unit]))
 
     def _read_ahead(self, lacking: list[int]) -> list[int]:
         keys = self.placement.keys
@@ -162,12 +160,40 @@ class Server:
                 found.append(unit)
         return found
 
-    def _requests(self, units: list[int]) -> list[int]:
-        """Return the bytes of each request that reads these units."""
-        starts, sizes = self.placement.starts, self.placement.sizes
-        ranges = [ByteRange(OBJECT, int(starts[unit]), int(sizes[unit])) for unit in units]
-        fetches = plan_coalesce(ranges, self._rule.gap_bytes, self._rule.max_bytes)
-        return [fetch.range.length or 0 for fetch in fetches]
+    def _requests(self, units: Int64s) -> list[int]:
+        """Return the bytes of each request that reads these units (int64[m >= 1])."""
+        return request_bytes(self.placement.starts[units], self.placement.sizes[units], self._rule)
+
+
+def request_bytes(starts: Int64s, sizes: Int64s, rule: ReadRule) -> list[int]:
+    """Return the bytes of each request, in order of offset, that reads ranges of one object.
+
+    What `storage.coalesce.plan_coalesce` makes of ranges that do not overlap, without an object for each.
+
+    Args:
+        starts: int64[m], in any order.
+        sizes: int64[m], bytes; empty ranges need no request.
+        rule: which ranges are read as one.
+    """
+    order = np.argsort(starts, kind="stable")
+    order = order[sizes[order] > 0]
+    if not len(order):
+        return []
+    first, ends = starts[order], starts[order] + sizes[order]
+    breaks = np.flatnonzero(first[1:] - ends[:-1] > rule.gap_bytes) + 1
+    found = []
+    for low, high in itertools.pairwise([0, *breaks.tolist(), len(order)]):
+        while ends[high - 1] - first[low] > rule.max_bytes:
+            # The first range is read however long it is; what follows only while the limit holds.
+            cut = low + int(np.searchsorted(ends[low:high], first[low] + rule.max_bytes, side="right"))
+            cut = max(cut, low + 1)
+            found.append(int(ends[cut - 1] - first[low]))
+            if cut == high:
+                break
+            low = cut
+        else:
+            found.append(int(ends[high - 1] - first[low]))
+    return found
 
 
 def replay(trace: Trace, server: Server, n_clients: int = 1) -> list[Cost]:

@@ -23,7 +23,8 @@ from typing import Any, Final
 import numpy as np
 
 from vstore.lab import datasets, keep
-from vstore.lab.driver import QueryTrace, run_alone, run_query
+from vstore.lab.asked import Asked, asked_of
+from vstore.lab.driver import run_alone, run_query
 from vstore.lab.experiment import Cell, Experiment, IndexChoice, Policy
 from vstore.lab.gamma import build_gamma
 from vstore.lab.graph import LabGraph
@@ -31,13 +32,9 @@ from vstore.lab.index import LabIndex, build_index
 from vstore.lab.parts import cache_of, layout_of, order_of, traversal_of
 from vstore.lab.replay import Cost, Server, replay
 from vstore.lab.trace import Trace, record, save
-from vstore.lab.workload import Filters, stream_of
 from vstore.progress import progress_of
 from vstore.traverse.base import WalkParams
 from vstore.types import Float32s
-from vstore_kernels import bitmap
-from vstore_kernels.distance import exact_distances
-from vstore_kernels.scan import topk
 
 GAMMA_GRAPHS: Final = frozenset({"acorn_gamma"})
 """Traversals that walk a graph of their own."""
@@ -107,12 +104,16 @@ def _each(
 def run_cell(experiment: Experiment, number: int, file: Path, out: Path, traces: bool = False) -> None:
     """Run all policies, caches and stores over one cell and write its rows to `file`."""
     cell = experiment.cells[number]
+    asked: dict[bool, list[Asked]] = {}
     rows = []
     for policy in experiment.policies:
-        index = index_of(experiment, out, cell, policy.traversal in GAMMA_GRAPHS)
-        graph = LabGraph(index, layout_of(cell.index.layout, experiment.folder)(index))
-        found, recall = _walk_all(experiment, cell, graph, policy, queries_of(cell))
-        trace = record(found, graph.placement.sizes)
+        gamma = policy.traversal in GAMMA_GRAPHS
+        index = index_of(experiment, out, cell, gamma)
+        if gamma not in asked:
+            stream = (cell.workload, index, queries_of(cell), experiment.n_queries, experiment.k, cell.seed)
+            asked[gamma] = asked_of(*stream)
+        graph = graph_of(index, cell.index.layout, experiment.folder)
+        trace, recall = _walk_all(experiment, graph, policy, asked[gamma])
         if traces:
             (out / "traces").mkdir(exist_ok=True)
             save(trace, out / "traces" / f"{number}-{policy.name}-{policy.ef}.msgpack")
@@ -129,33 +130,17 @@ def run_cell(experiment: Experiment, number: int, file: Path, out: Path, traces:
 
 
 def _walk_all(
-    experiment: Experiment, cell: Cell, graph: LabGraph, policy: Policy, queries: Float32s
-) -> tuple[list[QueryTrace], float]:
-    """Return the traces of a cell's stream, and the mean recall."""
-    index = graph.index
+    experiment: Experiment, graph: LabGraph, policy: Policy, asked: list[Asked]
+) -> tuple[Trace, float]:
+    """Return the trace of a cell's stream, and the mean recall."""
     traversal = traversal_of(policy.traversal, experiment.folder)
-    order = stream_of(cell.workload, queries, index, experiment.n_queries, cell.seed)
-    filters = Filters(cell.workload, index, cell.seed)
     params = params_of(policy, experiment.k)
-    found, recalls = [], []
-    for place, number in enumerate(order.tolist()):
-        query = queries[number]
-        passing = filters.of(place, query)
-        trace = run_alone(run_query(graph, traversal, query, passing, params, experiment.k, place))
-        found.append(trace)
-        nodes = np.arange(index.n, dtype=np.int32) if passing is None else bitmap.indices(passing)
-        recalls.append(recall_of(index, query, nodes, trace, experiment.k))
-    return found, float(np.mean(recalls))
-
-
-def recall_of(index: LabIndex, query: Float32s, nodes: Any, trace: QueryTrace, k: int) -> float:
-    """Return the share of the k nearest among `nodes` (int32[m]) that were found, by distance: ties count."""
-    wanted = min(k, len(nodes))
-    if wanted == 0:
-        return 1.0
-    exact = exact_distances(query, index.vectors, nodes, index.metric)
-    farthest = exact[topk(exact, wanted)[-1]]
-    return float(np.count_nonzero(trace.distances <= farthest * (1 + 1e-5) + 1e-6) / wanted)
+    walks = [
+        run_alone(run_query(graph, traversal, one.query, one.passing, params, experiment.k, place))
+        for place, one in enumerate(asked)
+    ]
+    recalls = [one.recall(walk) for one, walk in zip(asked, walks, strict=True)]
+    return record(walks, graph.placement.sizes), float(np.mean(recalls))
 
 
 def params_of(policy: Policy, k: int) -> WalkParams:
@@ -183,7 +168,7 @@ def _load(data: str) -> datasets.Dataset:
 def _index(out: Path, data: str, choice: IndexChoice, gamma: bool) -> LabIndex:
     """Return an index in cluster order, built or kept."""
     built = {k: v for k, v in dataclasses.asdict(choice).items() if k not in ("order", "layout")}
-    key = {"data": json.loads(data), "index": built, "gamma": gamma, "sources": keep.sources_name()}
+    key = {"data": json.loads(data), "index": built, "gamma": gamma, "sources": keep.build_sources_name()}
 
     def make() -> LabIndex:
         loaded = _load(data)
@@ -192,6 +177,12 @@ def _index(out: Path, data: str, choice: IndexChoice, gamma: bool) -> LabIndex:
         return build_index(loaded.vectors, loaded.metric, **built)
 
     return keep.kept(out / "indexes" / f"{keep.name_of(key)}.npz", make)
+
+
+@functools.lru_cache(maxsize=2)
+def graph_of(index: LabIndex, layout: str, folder: Path) -> LabGraph:
+    """Return an index as traversals see it: laying it out means compressing all of its lists once."""
+    return LabGraph(index, layout_of(layout, folder)(index))
 
 
 @functools.lru_cache(maxsize=4)
