@@ -63,6 +63,16 @@ def test_the_rate_limit_holds_after_the_burst() -> None:
     assert round_ms(model, [1] * 5) == pytest.approx(21)
 
 
+def test_the_clients_processor_sends_and_receives_one_thing_at_a_time() -> None:
+    # Sent at 2, 4 and 6; there at 12, 14 and 16; received at 15, 18 and 21.
+    assert round_ms(StoreModel("x", Fixed(10), send_ms=2, receive_ms=3), [1] * 3) == 21
+    # Sent at 2 to 10; what is there at 3 and after waits for the last to be sent.
+    assert round_ms(StoreModel("x", Fixed(1), send_ms=2, receive_ms=3), [1] * 5) == 25
+    # A rate limit lets one go every 10 ms: there is nothing left to wait for but that.
+    slow = StoreModel("x", Fixed(1), send_ms=2, receive_ms=3, requests_per_s=100)
+    assert round_ms(slow, [1] * 3) == pytest.approx(26)
+
+
 def test_clients_share_a_store_and_wait_for_their_own_rounds() -> None:
     clock = Clock()
     store = SimulatedStore(StoreModel("x", Fixed(10), concurrency=1), clock, np.random.default_rng(0))
@@ -116,6 +126,7 @@ def test_presets_say_where_they_come_from_and_what_reads_cost() -> None:
         lambda: StoreModel("x", Fixed(1), bytes_per_s=0),
         lambda: StoreModel("x", Fixed(1), concurrency=0),
         lambda: StoreModel("x", Fixed(1), usd_per_gb=-1),
+        lambda: StoreModel("x", Fixed(1), receive_ms=-1),
     ],
 )
 def test_impossible_stores_are_refused(make) -> None:

@@ -58,6 +58,7 @@ class SimulatedStore:
         self._waiting: deque[_Request] = deque()
         self._n_in_flight = 0
         self._link_free_ms = 0.0
+        self._processor_free_ms = 0.0
         # Until when the rate limit has given its turns away.
         self._turns_ms = -math.inf
 
@@ -83,8 +84,11 @@ class SimulatedStore:
         while self._waiting and self._n_in_flight < self.model.concurrency:
             request = self._waiting.popleft()
             self._n_in_flight += 1
-            first_byte_ms = self._turn() + request.latency_ms
-            self._clock.at(first_byte_ms, lambda request=request: self._receive(request))  # type: ignore[misc]
+            turn_ms = self._turn()
+            if turn_ms > self._clock.now_ms:
+                self._clock.at(turn_ms, lambda request=request: self._depart(request))  # type: ignore[misc]
+            else:
+                self._depart(request)
 
     def _turn(self) -> float:
         """Return when the rate limit lets the next request go."""
@@ -95,13 +99,28 @@ class SimulatedStore:
         self._turns_ms = max(self._turns_ms, now_ms) + gap_ms
         return max(now_ms, self._turns_ms - self.model.burst_requests * gap_ms)
 
+    def _work(self, work_ms: float) -> float:
+        """Return when the client's processor has done a piece of work that came now."""
+        self._processor_free_ms = max(self._clock.now_ms, self._processor_free_ms) + work_ms
+        return self._processor_free_ms
+
+    def _depart(self, request: _Request) -> None:
+        sent_ms = self._work(self.model.send_ms) if self.model.send_ms else self._clock.now_ms
+        self._clock.at(sent_ms + request.latency_ms, lambda: self._receive(request))
+
     def _receive(self, request: _Request) -> None:
         """Bring a body over the link, its first byte being there."""
         now_ms = self._clock.now_ms
         link_ms = request.size_bytes / self.model.link_bytes_per_s * 1000
         self._link_free_ms = max(now_ms, self._link_free_ms) + link_ms
         alone_ms = now_ms + request.size_bytes / self.model.bytes_per_s * 1000
-        self._clock.at(max(alone_ms, self._link_free_ms), lambda: self._end(request))
+        self._clock.at(max(alone_ms, self._link_free_ms), lambda: self._arrive(request))
+
+    def _arrive(self, request: _Request) -> None:
+        if self.model.receive_ms:
+            self._clock.at(self._work(self.model.receive_ms), lambda: self._end(request))
+        else:
+            self._end(request)
 
     def _end(self, request: _Request) -> None:
         self._n_in_flight -= 1

@@ -13,11 +13,13 @@ from vstore.settings import require
 class StoreModel:
     """What reads of a store take and cost; `clock.SimulatedStore` makes it act.
 
-    A request waits for one of `concurrency` connections, then for its turn under the rate limit, then
-    `latency` for the first byte; its bytes come at `bytes_per_s` at most, and share the link of all.
+    A request waits for one of `concurrency` connections, then for its turn under the rate limit, then for the
+    client's processor, which sends it, then `latency` for the first byte; its bytes come at `bytes_per_s` at
+    most, and share the link of all; at last the client's processor receives it. The processor does one thing
+    at a time: what it sends, it sends before what comes back meanwhile.
 
     Raises:
-        InvalidSetting: a limit of 0 or less, or a negative price.
+        InvalidSetting: a limit of 0 or less, a negative time, or a negative price.
     """
 
     name: str
@@ -32,6 +34,10 @@ class StoreModel:
     """Above it the store throttles: requests wait for their turn, as clients that back off do."""
     burst_requests: int = 1
     """Requests that may come at once before the rate limit holds."""
+    send_ms: float = 0.0
+    """The client's processor time to send a request; presets leave it out: it is the client's, not theirs."""
+    receive_ms: float = 0.0
+    """The client's processor time to receive an answer."""
     usd_per_1000_requests: float = 0.0
     usd_per_gb: float = 0.0
     """For each 10^9 bytes read."""
@@ -49,6 +55,8 @@ class StoreModel:
             f"{self.name}: concurrency is {self.concurrency} and burst_requests {self.burst_requests}; "
             "both must be 1 or more",
         )
+        work = (self.send_ms, self.receive_ms)
+        require(min(work) >= 0, f"{self.name}: send_ms and receive_ms are {work}; they must be 0 or more")
         prices = (self.usd_per_1000_requests, self.usd_per_gb)
         require(min(prices) >= 0, f"{self.name}: prices are {prices}; they must be 0 or more")
 
