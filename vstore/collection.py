@@ -23,6 +23,7 @@ from vstore.progress import progress_of
 from vstore.query import read
 from vstore.query.answers import search_resident
 from vstore.query.batch import search_batch
+from vstore.query.recording import Recorded, Recording
 from vstore.query.request import CompiledFilters, SearchRequest, check_k, search_request
 from vstore.query.resident import ResidentShards
 from vstore.query.scan import Scanned, scan
@@ -300,6 +301,25 @@ class Collection(Handle, BulkLoads):
         receipt.timings_ms["rerank"] = sum(report.latency_ms for report in reports)
         receipt.rerank = reports
         return Hits(hits, receipt)
+
+    def record(
+        self,
+        query: Any,
+        k: int = 10,
+        filter: FilterLike = None,
+        *,
+        recall: float = 0.95,
+        ef: int | None = None,
+    ) -> Recorded:
+        """As `search` without re-ranking, and what it asked for, round by round, whatever is cached.
+
+        For `vstore.lab`, which serves such rounds again through other caches and from other stores.
+        """
+        view, recording = self._view(), Recording()
+        request = self._request(view, query, check_k(k), filter, recall, ef)
+        ranked = rank(view, request, self._engine, self._parts.settings.limits, recording)
+        hits = hits_of(ranked, self._engine, view.schema.metric)
+        return Recorded(Hits(hits, ranked.receipt), recording.rounds)
 
     def _answer(self, view: CollectionView[Shard], request: SearchRequest, limits: QueryLimits) -> Hits:
         found = search_resident(view, request, self._engine, self._resident)

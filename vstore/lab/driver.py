@@ -43,6 +43,10 @@ class QueryTrace:
     """n_distances, n_hops, n_filter_checks, n_lists, n_candidates, n_rescored."""
     decisions: dict[str, int] = field(default_factory=dict)
     """What was chosen: ef, n_seeds, n_predicted."""
+    keys: list[int] | list[str] = field(default_factory=list)
+    """Of a collection's query: the ids that were found, nearest first, in place of `rows`."""
+    live: list[dict[str, int]] = field(default_factory=list)
+    """Of a collection's query, for each round, as it was served then: n_hits, n_requests, bytes_fetched."""
 
 
 Round = tuple[Int64s, str]

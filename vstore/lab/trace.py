@@ -10,8 +10,10 @@ from typing import Any, Final
 import msgpack
 import numpy as np
 
+from vstore.cache import BlockKey
 from vstore.errors import CorruptData, InvalidInput, MissingDependency
 from vstore.lab.driver import QueryTrace
+from vstore.lab.layouts import Placement
 from vstore.types import Float32s, Int64s
 
 FORMAT: Final = "vstore-lab-trace-1"
@@ -24,6 +26,8 @@ class Trace:
     queries: tuple[QueryTrace, ...]
     sizes: Int64s
     """int64[U]: the bytes of each unit, so that a trace is not replayed over another layout."""
+    placement: Placement | None = None
+    """Where the units lie, of a collection's queries; the lab's own have that of their layout."""
 
 
 def save(trace: Trace, path: str | Path) -> None:
@@ -36,13 +40,13 @@ def save(trace: Trace, path: str | Path) -> None:
     rows = [_to_row(query) for query in trace.queries]
     if path.suffix == ".parquet":
         pyarrow, parquet = _pyarrow()
-        table = pyarrow.Table.from_pylist(rows).replace_schema_metadata(
-            {"format": FORMAT, "sizes": trace.sizes.astype("<i8").tobytes()}
-        )
+        facts: dict[str, Any] = {"format": FORMAT, "sizes": trace.sizes.astype("<i8").tobytes()}
+        facts |= {name: msgpack.packb(value) for name, value in _placed(trace).items()}
+        table = pyarrow.Table.from_pylist(rows).replace_schema_metadata(facts)
         parquet.write_table(table, path)
         return
-    packed = msgpack.packb({"format": FORMAT, "sizes": trace.sizes.tolist(), "queries": rows})
-    path.write_bytes(packed)
+    facts = {"format": FORMAT, "sizes": trace.sizes.tolist(), "queries": rows} | _placed(trace)
+    path.write_bytes(msgpack.packb(facts))
 
 
 def load(path: str | Path) -> Trace:
@@ -61,11 +65,15 @@ def load(path: str | Path) -> Trace:
             if metadata.get(b"format") != FORMAT.encode():
                 raise CorruptData(f"{path}: no trace of this version; its format is not {FORMAT}")
             sizes = np.frombuffer(metadata[b"sizes"], "<i8").astype(np.int64)
-            return Trace(tuple(map(_from_row, table.to_pylist())), sizes)
+            packed = metadata.get(b"placement")
+            placed = None if packed is None else msgpack.unpackb(packed)
+            return Trace(tuple(map(_from_row, table.to_pylist())), sizes, _placement(placed, sizes))
         stored: Any = msgpack.unpackb(path.read_bytes())
         if stored["format"] != FORMAT:
             raise CorruptData(f"{path}: format {stored['format']!r}; this version reads {FORMAT!r}")
-        return Trace(tuple(map(_from_row, stored["queries"])), np.array(stored["sizes"], np.int64))
+        sizes = np.array(stored["sizes"], np.int64)
+        placement = _placement(stored.get("placement"), sizes)
+        return Trace(tuple(map(_from_row, stored["queries"])), sizes, placement)
     except (KeyError, TypeError, ValueError, IndexError, msgpack.UnpackException) as error:
         if isinstance(error, CorruptData):
             raise
@@ -86,6 +94,24 @@ def record(queries: Sequence[QueryTrace], sizes: Int64s) -> Trace:
     return Trace(tuple(queries), sizes)
 
 
+def _placed(trace: Trace) -> dict[str, Any]:
+    """Return what a file says of where the units lie, beside their sizes; nothing where nothing is known."""
+    if trace.placement is None:
+        return {}
+    keys = [list(key) for key in trace.placement.keys]
+    return {"placement": {"starts": trace.placement.starts.tolist(), "keys": keys}}
+
+
+def _placement(placed: Any, sizes: Int64s) -> Placement | None:
+    if placed is None:
+        return None
+    starts = np.array(placed["starts"], np.int64)
+    keys = tuple(BlockKey(*key) for key in placed["keys"])
+    if not len(starts) == len(keys) == len(sizes):
+        raise ValueError(f"{len(sizes)} units have {len(starts)} places and {len(keys)} names")
+    return Placement({}, starts, sizes, keys)
+
+
 def _to_row(query: QueryTrace) -> dict[str, Any]:
     return {
         "query": query.query,
@@ -96,6 +122,8 @@ def _to_row(query: QueryTrace) -> dict[str, Any]:
         "distances": query.distances.tolist(),
         "counters": dict(query.counters),
         "decisions": dict(query.decisions),
+        "keys": list(query.keys),
+        "live": [dict(served) for served in query.live],
     }
 
 
@@ -110,6 +138,8 @@ def _from_row(row: dict[str, Any]) -> QueryTrace:
         distances,
         _present(row["counters"]),
         _present(row["decisions"]),
+        list(row.get("keys") or []),
+        [dict(served) for served in row.get("live") or []],
     )
 
 

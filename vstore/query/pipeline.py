@@ -104,7 +104,7 @@ def plan_shard(
     passing = yield from passing_rows(session, live, request.filter, known)
     plans = plans_for(session.head, request, passing)
     plan = replace(plans.plan(request.query), correlation=plans.correlation(request.query))
-    if cold.clusters and request.ef is None and plan.traversal != "exact" and not session.tables.resident:
+    if cold.clusters and request.ef is None and plan.traversal != "exact" and not session.codes_known:
         plan = cold_plan(plan, session.head, request.k, request.recall)
     return plan, passing
 

@@ -52,7 +52,7 @@ class Rounds:
                 for position in running:
                     session, pipeline = pipelines[position]
                     try:
-                        wanted[position] = _next_missing(session, pipeline)
+                        wanted[position] = self._next(session, pipeline)
                     except StopIteration as stop:
                         results[position] = stop.value
                 if wanted:
@@ -67,15 +67,15 @@ class Rounds:
                 pipeline.close()
         return results
 
+    def _next(self, session: ShardSession, pipeline: Pipeline[T]) -> list[BlockKey]:
+        """Run a pipeline until it lacks blocks, and return these."""
+        while True:
+            check_cancelled()
+            missing = session.missing(next(pipeline))
+            if missing:
+                return missing
+
     def _fetch(self, wanted: Sequence[tuple[ShardSession, list[BlockKey]]]) -> None:
         started = time.perf_counter()
         fetch(self._store, self._disk, wanted, self.meter)
         self.meter.read_ms += (time.perf_counter() - started) * 1e3
-
-
-def _next_missing(session: ShardSession, pipeline: Pipeline[T]) -> list[BlockKey]:
-    while True:
-        check_cancelled()
-        missing = session.missing(next(pipeline))
-        if missing:
-            return missing

@@ -16,6 +16,7 @@ from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, chunk
 from vstore.query.passing import PassingRows
 from vstore.query.pipeline import WALKING, ColdReads, ShardAnswer, plan_shard, search_shard, unanswered
 from vstore.query.planner import Plan
+from vstore.query.recording import Recording
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline, Rounds
 from vstore.settings import Prices, QueryLimits
@@ -75,9 +76,20 @@ def distance_of(distances: Float32s, metric: Metric) -> Float32s:
 
 
 def rank(
-    view: CollectionView[Shard], request: SearchRequest, engine: Engine, limits: QueryLimits | None = None
+    view: CollectionView[Shard],
+    request: SearchRequest,
+    engine: Engine,
+    limits: QueryLimits | None = None,
+    recording: Recording | None = None,
 ) -> Ranked:
     """Find the k nearest matching rows of a view and account for the work.
+
+    Args:
+        view: what is searched.
+        request: what for.
+        engine: by what means.
+        limits: of the search.
+        recording: gets its rounds, and what is asked for in each; those of `hits_of`, too.
 
     Raises:
         QueryStopped: the limits ended it, and do not ask for what was found until then.
@@ -85,12 +97,16 @@ def rank(
     store, partial = engine.store, False
     if limits is not None and limits.bind:
         store, partial = WatchedStore(store, limits), limits.partial
-    rounds = Rounds(store, engine.cache.disk, partial=partial)
-    sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
+    if recording is None:
+        passing, rounds = engine.passing, Rounds(store, engine.cache.disk, partial=partial)
+        sessions = [ShardSession(live.shard, engine.cache) for live in view.shards]
+    else:
+        passing, rounds = recording.passing, recording.rounds_over(store, engine.cache.disk)
+        sessions = [recording.session(live.shard, engine.cache) for live in view.shards]
     cold = engine.cold_of(len(sessions))
     answers = rounds.run(
         [
-            (session, search_shard(session, live, request, engine.passing, cold))
+            (session, search_shard(session, live, request, passing, cold))
             for session, live in zip(sessions, view.shards, strict=True)
         ]
     )

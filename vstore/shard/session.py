@@ -206,6 +206,11 @@ class ShardSession:
         return self._tables
 
     @property
+    def codes_known(self) -> bool:
+        """Whether every list and code of the shard is resident, so that a walk needs no rounds."""
+        return self.tables.resident
+
+    @property
     def row_tables(self) -> RowTables:
         """Resident vectors and payload, as the cache publishes them."""
         file = self.head.file
