@@ -19,12 +19,13 @@ import numpy as np
 
 from benchmarks.datasets import load
 from vstore.lab.beam import expansion_walk
+from vstore.lab.driver import finish
 from vstore.lab.expand import compile_walk
 from vstore.lab.expansions import switched
 from vstore.lab.graph import LabGraph
 from vstore.lab.index import build_index
 from vstore.lab.layouts import separate
-from vstore.traverse.base import Found, Walk, WalkParams
+from vstore.traverse.base import Found, WalkParams
 from vstore.traverse.walk import beam_walk
 from vstore_kernels import bitmap, layout
 from vstore_kernels.acorn import pick_seeds
@@ -32,15 +33,6 @@ from vstore_kernels.codes import prepare_query
 
 RESULT = Path(__file__).parent / "results" / "lab_plugin.json"
 LIMIT = 1.10
-
-
-def finish(walk: Walk) -> Found:
-    try:
-        while True:
-            next(walk)
-    except StopIteration as stop:
-        found: Found = stop.value
-        return found
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from lab_data import D, K, N, graph, passing, points, queries
 from naive_walks import Naive, gamma_links
 
 from vstore.lab import expansions
-from vstore.lab.driver import run_alone, run_query
+from vstore.lab.driver import finish, run_alone, run_query
 from vstore.lab.expand import compile_walk
 from vstore.lab.gamma import build_gamma
 from vstore.lab.graph import LabGraph
@@ -32,14 +32,6 @@ def exact(g: LabGraph, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The rows of the data set that are the K nearest among node ids, nearest first."""
     distances = exact_distances(query, np.ascontiguousarray(g.index.vectors[rows]), None, g.metric)
     return g.index.rows[rows[np.argsort(distances, kind="stable")[:K]]]
-
-
-def finish(walk):
-    try:
-        while True:
-            next(walk)
-    except StopIteration as stop:
-        return stop.value
 
 
 @pytest.mark.parametrize("share", SHARES)

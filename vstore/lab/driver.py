@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from vstore_kernels.codes import prepare_query
 from vstore_kernels.distance import exact_distances
 from vstore_kernels.rescore import rescore, undecided
 from vstore_kernels.scan import topk
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -43,7 +46,7 @@ class QueryTrace:
     """n_distances, n_hops, n_filter_checks, n_lists, n_candidates, n_rescored."""
     decisions: dict[str, int] = field(default_factory=dict)
     """What was chosen: ef, n_seeds, n_predicted."""
-    keys: list[int] | list[str] = field(default_factory=list)
+    keys: list[int | str] = field(default_factory=list)
     """Of a collection's query: the ids that were found, nearest first, in place of `rows`."""
     live: list[dict[str, int]] = field(default_factory=list)
     """Of a collection's query, for each round, as it was served then: n_hits, n_requests, bytes_fetched."""
@@ -101,14 +104,19 @@ def run_query(
     return trace
 
 
-def run_alone(rounds: Rounds) -> QueryTrace:
-    """Run a query without a store and return its trace."""
+def finish(generator: Generator[Any, None, T]) -> T:
+    """Run a walk, or a query's rounds, with nothing brought to it, and return what it returns."""
     try:
         while True:
-            next(rounds)
+            next(generator)
     except StopIteration as stop:
-        trace: QueryTrace = stop.value
-        return trace
+        found: T = stop.value
+        return found
+
+
+def run_alone(rounds: Rounds) -> QueryTrace:
+    """Run a query without a store and return its trace."""
+    return finish(rounds)
 
 
 def _units(graph: LabGraph, wants: Wants) -> Int64s:

@@ -55,6 +55,20 @@ def one_hop(node: Int, search: LabSearch, tables: TableView, query: QueryView, p
 
 
 @expansion()
+def through(middle: Int, m: Int, limit: Int, search: LabSearch, tables: TableView, passing: Passing) -> Int:
+    """ACORN's second hop: offer the new passing nodes of a neighbour's list, until `m` is `limit`."""
+    far = open_list(middle, search, tables)
+    for s in range(degree(far, tables)):
+        if m >= limit:
+            break
+        other = neighbor(far, s)
+        count_checks(1, search)
+        if passes(passing, other) and is_new(other, search):
+            m = offer(other, m, search, tables)
+    return m
+
+
+@expansion()
 def two_hop(node: Int, search: LabSearch, tables: TableView, query: QueryView, passing: Passing) -> Int:
     """ACORN-1 (Patel et al. 2024, section 6.1): all neighbours and theirs, the M0 first that pass."""
     m = np.int64(0)
@@ -71,15 +85,9 @@ def two_hop(node: Int, search: LabSearch, tables: TableView, query: QueryView, p
             found += 1
             if is_new(middle, search):
                 m = offer(middle, m, search, tables)
-        far = open_list(middle, search, tables)
-        for s in range(degree(far, tables)):
-            if found >= tables.M0:
-                break
-            other = neighbor(far, s)
-            count_checks(1, search)
-            if passes(passing, other) and is_new(other, search):
-                m = offer(other, m, search, tables)
-                found += 1
+        before = m
+        m = through(middle, m, m + tables.M0 - found, search, tables, passing)
+        found += m - before
     return m
 
 
@@ -258,15 +266,9 @@ def compressed(node: Int, search: LabSearch, tables: TableView, query: QueryView
                 m = offer(middle, m, search, tables)
         if t < M_beta:
             continue
-        far = open_list(middle, search, tables)
-        for s in range(degree(far, tables)):
-            if found >= M_beta:
-                break
-            other = neighbor(far, s)
-            count_checks(1, search)
-            if passes(passing, other) and is_new(other, search):
-                m = offer(other, m, search, tables)
-                found += 1
+        before = m
+        m = through(middle, m, m + M_beta - found, search, tables, passing)
+        found += m - before
     return m
 
 
