@@ -15,7 +15,7 @@ from vstore.lab import datasets, keep
 from vstore.lab.experiment import read_experiment
 from vstore.lab.parts import cache_of, traversal_of
 from vstore.lab.replay import CacheChoice
-from vstore.lab.report import read_table, write_report
+from vstore.lab.report import read_table, write_pictures, write_report
 from vstore.lab.runner import run_experiment
 from vstore.lab.workload import CORRELATIONS, Filters, Workload, stream_of
 from vstore_kernels import bitmap
@@ -114,6 +114,11 @@ def test_the_page_needs_nothing_beside_it(experiment_file: Path, tmp_path: Path)
     assert read_table(tmp_path / "out") == [
         {key: pytest.approx(value) for key, value in row.items()} for row in table
     ]
+    names = {path.name for path in write_pictures(experiment, tmp_path / "out")}
+    assert names == {
+        "recall-against-cost-s3_standard.png", "recall-against-cost-mine.png", "recall-by-filter.png",
+        "round-trips.png", "cache-curves.png", "walk-0.png",
+    }  # fmt: skip
     page = write_report(experiment, tmp_path / "out").read_text()
     assert page.count("data:image/png;base64,") >= 5
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []

@@ -68,7 +68,10 @@ def test_counts_add_up_and_do_not_depend_on_the_store() -> None:
         assert cost.n_round_trips == cost.n_rounds == len(query.rounds)
         assert cost.n_requests == cost.n_units == sum(map(len, query.rounds))
         assert cost.bytes_fetched == sum(int(recorded.sizes[units].sum()) for units in query.rounds)
-        assert cost.bytes_fetched == sum(cost.by_stage.values())
+        assert set(cost.by_stage) == set(query.stages)
+        for name in ("n_rounds", "n_round_trips", "n_requests", "bytes_fetched", "n_units", "n_cache_hits"):
+            assert getattr(cost, name) == sum(getattr(part, name) for part in cost.by_stage.values())
+        assert cost.usd == pytest.approx(sum(part.usd for part in cost.by_stage.values()))
         assert cost.n_cache_hits == 0
     for store in ("s3_express", "nvme", "free"):
         other = replay(recorded, server(CacheChoice("lru", 60_000), store=store))

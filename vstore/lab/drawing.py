@@ -71,7 +71,7 @@ def draw(experiment: Experiment, cell: Cell, place: int, out: Path) -> Picture:
         "rows pass, grey ones fail; coloured ones were scored or stepped over, by round. Rings: the answer. "
         "Star: the query."
     )
-    return caption, _png(figure)
+    return Picture(f"walk-{place}", caption, _png(figure))
 
 
 def projected(vectors: Float32s, query: Float32s) -> tuple[Float64s, Float64s]:

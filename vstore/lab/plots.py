@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from vstore.errors import MissingDependency
 
 Table = list[dict[str, Any]]
-Picture = tuple[str, bytes]
-"""A caption, and a PNG."""
+
+
+class Picture(NamedTuple):
+    """A picture: the name of its file, what stands below it, and itself."""
+
+    name: str
+    caption: str
+    png: bytes
+
 
 _COSTS: Final = (
     ("latency_p50_ms", "virtual time of a query, p50, ms"),
@@ -77,7 +84,8 @@ def recall_against_cost(table: Table) -> list[Picture]:
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("recall")
         axes[-1].legend(fontsize=7, loc="lower right")
-        found.append((f"Recall against cost on {store}, cache {first}; a point is a workload.", _png(figure)))
+        caption = f"Recall against cost on {store}, cache {first}; a point is a workload."
+        found.append(Picture(f"recall-against-cost-{store}", caption, _png(figure)))
     return found
 
 
@@ -97,7 +105,7 @@ def heat_map(table: Table) -> list[Picture]:
     axis.set_yticks(range(len(names)), names, fontsize=8)
     for (i, j), value in np.ndenumerate(grid):
         axis.text(j, i, f"{value:.2f}".lstrip("0"), ha="center", va="center", fontsize=7)
-    return [("Recall of each traversal under each filter.", _png(figure))]
+    return [Picture("recall-by-filter", "Recall of each traversal under each filter.", _png(figure))]
 
 
 def round_trips(table: Table) -> list[Picture]:
@@ -113,7 +121,8 @@ def round_trips(table: Table) -> list[Picture]:
         axis.set_xscale("log")
         axis.set_xlabel(f"{key} a query: least, quartiles, most over the workloads")
         axis.grid(alpha=0.3)
-    return [(f"Round trips and requests, cache {rows[0]['cache']}.", _png(figure))]
+    caption = f"Round trips and requests, cache {rows[0]['cache']}."
+    return [Picture("round-trips", caption, _png(figure))]
 
 
 def cache_curves(table: Table) -> list[Picture]:
@@ -138,7 +147,7 @@ def cache_curves(table: Table) -> list[Picture]:
         axis.set_ylabel(f"{key}, mean over the workloads")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=6)
-    return [("What a cache returns, by its size.", _png(figure))]
+    return [Picture("cache-curves", "What a cache returns, by its size.", _png(figure))]
 
 
 def _distinct(rows: Table, key: str) -> list[Any]:

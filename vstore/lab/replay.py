@@ -53,6 +53,19 @@ class ReadRule:
 
 
 @dataclass(slots=True)
+class StageCost:
+    """What serving one stage of a query took: fields as in `Cost`."""
+
+    n_rounds: int = 0
+    n_round_trips: int = 0
+    n_requests: int = 0
+    bytes_fetched: int = 0
+    n_units: int = 0
+    n_cache_hits: int = 0
+    usd: float = 0.0
+
+
+@dataclass(slots=True)
 class Cost:
     """What serving one query took. Counts repeat exactly; the time is virtual, and repeats with its seed."""
 
@@ -67,8 +80,16 @@ class Cost:
     n_cache_hits: int = 0
     latency_ms: float = 0.0
     usd: float = 0.0
-    by_stage: dict[str, int] = field(default_factory=dict)
-    """Bytes fetched, by stage."""
+    by_stage: dict[str, StageCost] = field(default_factory=dict)
+    """The same, time apart, of each stage: "traverse" and "rescore"; of a collection's query "filter" and
+    "payload", too."""
+
+    def add(self, stage: str, **counts: int) -> None:
+        """Add to counts, in all and of a stage."""
+        part = self.by_stage.setdefault(stage, StageCost())
+        for name, count in counts.items():
+            for of in (self, part):
+                setattr(of, name, getattr(of, name) + count)
 
 
 class Server:
@@ -122,28 +143,23 @@ class Server:
                 for units, stage in rounds:
                     yield from self._round(units, stage, cost)
                 cost.latency_ms = self.clock.now_ms - started_ms
-                cost.usd = self.model.cost_usd(cost.n_requests, cost.bytes_fetched)
+                for of in (cost, *cost.by_stage.values()):
+                    of.usd = self.model.cost_usd(of.n_requests, of.bytes_fetched)
 
         run_clients(self.store, self.clock, [client() for _ in range(n_clients)])
         return costs
 
     def _round(self, units: Int64s, stage: str, cost: Cost) -> Generator[list[int], None, None]:
         keys, sizes = self.placement.keys, self.placement.sizes
-        cost.n_rounds += 1
-        cost.n_units += len(units)
         lacking: list[int] = units[~self._pinned[units]].tolist()
         if self._keeps:
             lacking = [unit for unit in lacking if not self.residency.ask(keys[unit])]
-        cost.n_cache_hits += len(units) - len(lacking)
+        cost.add(stage, n_rounds=1, n_units=len(units), n_cache_hits=len(units) - len(lacking))
         if not lacking:
             return
         lacking += self._read_ahead(lacking)
         requests = self._requests(np.array(lacking, np.int64))
-        n_bytes = sum(requests)
-        cost.n_round_trips += 1
-        cost.n_requests += len(requests)
-        cost.bytes_fetched += n_bytes
-        cost.by_stage[stage] = cost.by_stage.get(stage, 0) + n_bytes
+        cost.add(stage, n_round_trips=1, n_requests=len(requests), bytes_fetched=sum(requests))
         yield requests
         if self._keeps:
             for unit in lacking:

@@ -46,9 +46,9 @@ def write_pictures(experiment: Experiment, out: Path) -> list[Path]:
     folder = out / "plots"
     folder.mkdir(exist_ok=True)
     paths = []
-    for number, (_, png) in enumerate(_all_pictures(experiment, out)):
-        paths.append(folder / f"{number:02}.png")
-        paths[-1].write_bytes(png)
+    for picture in _all_pictures(experiment, out):
+        paths.append(folder / f"{picture.name}.png")
+        paths[-1].write_bytes(picture.png)
     return paths
 
 
@@ -57,9 +57,9 @@ def write_report(experiment: Experiment, out: Path) -> Path:
     table = read_table(out)
     facts = json.loads((out / "facts.json").read_text())
     shown = "".join(
-        f'<figure><img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for caption, png in _all_pictures(experiment, out)
+        f'<figure><img alt="" src="data:image/png;base64,{base64.b64encode(picture.png).decode()}">'
+        f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
+        for picture in _all_pictures(experiment, out)
     )
     title = html.escape(experiment.title)
     made = {key: facts[key] for key in ("commit", "versions", "python", "machine")}

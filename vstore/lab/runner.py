@@ -30,7 +30,7 @@ from vstore.lab.gamma import build_gamma
 from vstore.lab.graph import LabGraph
 from vstore.lab.index import LabIndex, build_index
 from vstore.lab.parts import cache_of, layout_of, order_of, traversal_of
-from vstore.lab.replay import Cost, Server, replay
+from vstore.lab.replay import Cost, Server, StageCost, replay
 from vstore.lab.trace import Trace, record, save
 from vstore.progress import progress_of
 from vstore.traverse.base import WalkParams
@@ -225,7 +225,11 @@ def _means(trace: Trace, costs: list[Cost], recall: float) -> dict[str, Any]:
     for name in ("n_rounds", "n_round_trips", "n_requests", "bytes_fetched", "n_units", "n_cache_hits"):
         out[name] = float(np.mean([getattr(cost, name) for cost in costs]))
     for stage in ("traverse", "rescore"):
-        out[f"bytes_{stage}"] = float(np.mean([cost.by_stage.get(stage, 0) for cost in costs]))
+        parts = [cost.by_stage.get(stage, StageCost()) for cost in costs]
+        for name in ("n_rounds", "n_round_trips", "n_requests", "bytes_fetched", "n_units", "n_cache_hits"):
+            short = name.removeprefix("n_").removesuffix("_fetched")
+            out[f"{short}_{stage}"] = float(np.mean([getattr(part, name) for part in parts]))
+        out[f"usd_per_1000_{stage}"] = float(np.mean([part.usd for part in parts])) * 1000
     asked = sum(cost.n_units for cost in costs)
     out["hit_rate"] = sum(cost.n_cache_hits for cost in costs) / asked if asked else 0.0
     out["usd_per_1000"] = float(np.mean([cost.usd for cost in costs])) * 1000
