@@ -143,7 +143,8 @@ class Server:
                 for units, stage in rounds:
                     yield from self._round(units, stage, cost)
                 cost.latency_ms = self.clock.now_ms - started_ms
-                for of in (cost, *cost.by_stage.values()):
+                parts: list[Cost | StageCost] = [cost, *cost.by_stage.values()]
+                for of in parts:
                     of.usd = self.model.cost_usd(of.n_requests, of.bytes_fetched)
 
         run_clients(self.store, self.clock, [client() for _ in range(n_clients)])
