@@ -132,6 +132,13 @@ class Counter:
         collection.warm(progress=False)
         return collection, store
 
+    def in_memory(self) -> Any:
+        """Return a handle of the engine as it is on a local folder, with everything in memory."""
+        settings = vstore.Settings(cache_bytes=CACHE_BYTES, n_threads=1, hydrate_bytes=0)
+        collection = vstore.connect(self._folder, settings=settings, read_only=True).collection(NAME)
+        collection.warm(vectors=True, progress=False)
+        return collection
+
     def guides_only(self) -> tuple[Any, Dependent]:
         """Return a handle whose cache has no exact vector and no payload, ever."""
         return self.warmed(cache_admission=GuidesOnly)
@@ -139,7 +146,7 @@ class Counter:
     def all_cached(
         self, task: Task, warmed: tuple[Any, Dependent], near: Any, param: dict[str, Any]
     ) -> dict[str, Any]:
-        """Queries asked once before: what they read, and their time over that on a near store."""
+        """Queries asked once before: what they read, and their time over that of `in_memory`."""
         collection, store = warmed
         filter = task.expression()
         for each in (collection, near):

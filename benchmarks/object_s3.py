@@ -7,7 +7,9 @@ import statistics
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,13 +21,14 @@ from .datasets.cache import root
 from .delay_proxy import DelayProxy
 from .filters import Grid, grid_of
 from .object_counts import K, Task, recall_of
+from .object_kept import Kept
 from .object_stores import kept_store
 from .remote_lancedb import KINDS
 
 TIMED = ("cold", "warm")
 BUCKET = "vstore-bench"
-WARM_QUERIES = 20
-COLD_RUNS = 5
+WARM_QUERIES = 10
+COLD_RUNS = 3
 READY_ROWS = 3_000
 """Of a small store that makes a new process load its kernels before the clock starts."""
 REACHED = 0.95
@@ -40,6 +43,26 @@ LADDER: dict[str, list[dict[str, int]]] = {
     ],
 }
 """LanceDB's settings, cheap to dear; the first that reaches the recall is timed."""
+
+
+def climb(n_rungs: int, start: int, reaches: Callable[[int], bool]) -> int:
+    """Return the lowest rung that reaches, or the last where none does; asks of none twice.
+
+    Args:
+        n_rungs: of the ladder.
+        start: where to begin: what the task before needed is near.
+        reaches: whether a rung does; rungs above one that does do too.
+    """
+    rung = start
+    if reaches(rung):
+        while rung and reaches(rung - 1):
+            rung -= 1
+        return rung
+    while rung < n_rungs - 1:
+        rung += 1
+        if reaches(rung):
+            break
+    return rung
 
 
 class Bucket:
@@ -112,13 +135,13 @@ class Timed:
         dataset: searched.
         peer_python: the interpreter that has lancedb; None leaves it out.
         quick: few runs.
+        kept: has the tasks that were timed already, and notes versions and a receipt.
     """
 
-    def __init__(self, dataset: Dataset, peer_python: str | None, quick: bool) -> None:
-        self._dataset, self._python = dataset, peer_python
+    def __init__(self, dataset: Dataset, peer_python: str | None, quick: bool, kept: Kept) -> None:
+        self._dataset, self._python, self._kept = dataset, peer_python, kept
         self._cold_runs, self._n_warm = (2, 5) if quick else (COLD_RUNS, WARM_QUERIES)
-        self.versions: dict[str, str] = {}
-        self.receipt: dict[str, Any] = {}
+        self._rungs = dict.fromkeys(LADDER, 0)
         self._queries = root() / f"os-queries-{uuid.uuid4().hex}.npy"
 
     def run(self, bucket: Bucket, folder: Path, grid: Grid, tasks: list[Task]) -> list[dict[str, Any]]:
@@ -137,26 +160,22 @@ class Timed:
                     uris[kind] = f"s3://{BUCKET}/{kind}"
             rows = []
             for task in tasks:
-                rows += self._task(bucket, uris, task)
+                rows += self._kept.part(f"timed {task.name}", partial(self._task, bucket, uris, task))
             return rows
         finally:
             self._queries.unlink(missing_ok=True)
 
     def _task(self, bucket: Bucket, uris: dict[str, str], task: Task) -> list[dict[str, Any]]:
         ours = self._measure(bucket, "vstore", uris["vstore"], task, {})
-        best: dict[str, dict[str, Any]] = {}
-        for kind in uris:
-            if kind == "vstore":
-                continue
-            theirs = self._tuned(bucket, kind, uris[kind], task)
-            for state, row in theirs.items():
-                known = best.get(state)
-                # One that reaches the recall beats one that does not; then the faster.
-                if known is None or _rank(row) < _rank(known):
-                    best[state] = row
+        # One that reaches the recall beats one that does not; then the faster.
+        tuned = [(kind, *self._tuned(bucket, kind, uris[kind], task)) for kind in uris if kind != "vstore"]
+        theirs: dict[str, dict[str, Any]] = {}
+        if tuned:
+            kind, param, _ = min(tuned, key=lambda each: each[2])
+            theirs = self._measure(bucket, kind, uris[kind], task, param)
         rows = []
         for state in TIMED:
-            row, peer = ours[state], best.get(state)
+            row, peer = ours[state], theirs.get(state)
             if peer is not None:
                 row["ratio"] = peer["ms"] / row["ms"]
             rows += [row] if peer is None else [row, peer]
@@ -165,14 +184,34 @@ class Timed:
                 print(f"{task.name:10} {state:5} {each['store']:12} {shown}", flush=True)
         return rows
 
-    def _tuned(self, bucket: Bucket, kind: str, uri: str, task: Task) -> dict[str, dict[str, Any]]:
-        """Return the peer's rows at its cheapest setting that reaches the recall."""
+    def _tuned(
+        self, bucket: Bucket, kind: str, uri: str, task: Task
+    ) -> tuple[dict[str, Any], tuple[bool, float]]:
+        """Return the peer's cheapest setting that reaches the recall, and what ranks it among others."""
         ladder = LADDER[kind]
-        for param in ladder:
-            answer = self._ask(bucket, kind, uri, task, param, list(range(self._n_warm)), 1)
-            if recall_of(self._dataset, task, answer["ids"]) >= REACHED or param is ladder[-1]:
-                return self._measure(bucket, kind, uri, task, param)
-        raise AssertionError("unreachable")
+        command, order = self._order(bucket, kind, uri, task, {}, list(range(self._n_warm)), 1)
+        ranks: dict[int, tuple[bool, float]] = {}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True
+        ) as peer:
+            assert peer.stdin is not None
+            assert peer.stdout is not None
+            sink, source = peer.stdin, peer.stdout
+            print(json.dumps(order | {"do": "tune"}), file=sink, flush=True)
+
+            def reaches(rung: int) -> bool:
+                print(json.dumps(ladder[rung]), file=sink, flush=True)
+                line = source.readline()
+                if not line:
+                    raise subprocess.CalledProcessError(peer.wait(), command)
+                answer = json.loads(line)
+                short = recall_of(self._dataset, task, answer["ids"]) < REACHED
+                ranks[rung] = short, answer["ms"]
+                return not short
+
+            rung = climb(len(ladder), self._rungs[kind], reaches)
+        self._rungs[kind] = rung
+        return ladder[rung], ranks[rung]
 
     def _measure(
         self, bucket: Bucket, store: str, uri: str, task: Task, param: dict[str, Any]
@@ -184,9 +223,10 @@ class Timed:
             for number in range(min(self._cold_runs, len(task.queries)))
         ]
         warm = self._ask(bucket, store, uri, task, param, list(range(n)), 3)
-        self.versions["lancedb" if store != "vstore" else "vstore"] = warm["version"]
+        versions = self._kept.notes.setdefault("versions", {})
+        versions["vstore" if store == "vstore" else "lancedb"] = warm["version"]
         if store == "vstore" and task.name == "none 1%":
-            self.receipt = cold[0]["receipts"][0]
+            self._kept.notes["receipt"] = cold[0]["receipts"][0]
         row = {"filter": task.name, "store": store, "param": param}
         cold_ids = [answer["ids"][0] for answer in cold]
         return {
@@ -217,6 +257,18 @@ class Timed:
         rows: list[int],
         passes: int,
     ) -> dict[str, Any]:
+        return _answer(*self._order(bucket, store, uri, task, param, rows, passes))
+
+    def _order(
+        self,
+        bucket: Bucket,
+        store: str,
+        uri: str,
+        task: Task,
+        param: dict[str, Any],
+        rows: list[int],
+        passes: int,
+    ) -> tuple[list[str], dict[str, Any]]:
         order: dict[str, Any] = {
             "do": "ask",
             "queries": str(self._queries),
@@ -235,7 +287,7 @@ class Timed:
             command = [self._python, str(here / "remote_lancedb.py")]
             where = f"{task.clause[0]} <= {task.clause[1]}" if task.clause else ""
             order |= {"storage_options": bucket.lance_options(), "where": where}
-        return _answer(command, order)
+        return command, order
 
     def _built(self, kind: str, grid: Grid) -> Path | None:
         """Return the folder of the kept table, built first where there is none; None without lancedb."""
@@ -246,12 +298,12 @@ class Timed:
         if folder.exists():
             return folder
         columns = {field: str(grid.folder / f"{field}.npy") for field in ("near", "far", "none")}
-        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+        unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
         order = {
             "do": "build",
             "points": str(self._dataset.folder / "X.npy"),
             "columns": columns,
-            "folder": str(partial),
+            "folder": str(unfinished),
             "kind": kind,
         }
         try:
@@ -261,12 +313,8 @@ class Timed:
                 print("lancedb is not installed there: left out", file=sys.stderr)
                 return None
             raise
-        partial.rename(folder)
+        unfinished.rename(folder)
         return folder
-
-
-def _rank(row: dict[str, Any]) -> tuple[bool, float]:
-    return row["recall"] < REACHED, row["ms"]
 
 
 def _answer(command: list[str], order: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@
 Counted: dependent round trips, requests, bytes and recall of every filter, cold (a new handle, from
 `vstore.open` to the answer), with all but exact vectors cached, with everything cached, and by the same graph
 read hop by hop. Timed: new processes and warm ones on SeaweedFS behind a proxy that adds 20 ms, beside
-LanceDB on the same server.
+LanceDB on the same server. Each finished task is kept, and a run that was interrupted goes on when it is
+asked again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ import vstore
 from . import object_plots
 from .arguments import QUICK_ROWS
 from .datasets import NAMES, Dataset, load
+from .datasets.cache import root
 from .filters import Grid, grid_filters, grid_of
 from .object_counts import STATES, Counter, Task, sweep, task_of
+from .object_kept import Kept, source_digest
 from .object_s3 import TIMED, Bucket, Timed
 from .object_stores import kept_store
 from .report import RESULTS, command, machine, print_table, versions, write
@@ -33,6 +37,8 @@ from .report import RESULTS, command, machine, print_table, versions, write
 SHARES = (0.1, 0.01, 0.001)
 RECALLS = (0.8, 0.9, 0.95, 0.99)
 LATENCY_MS = 20.0
+N_QUERIES, N_NAIVE, N_SWEPT = 20, 3, 5
+"""Queries of a task counted; by the naive graph; and of a point of the picture."""
 MAX_ROUND_TRIPS, MAX_MEGABYTES, MAX_REQUESTS, MIN_RECALL, MIN_RATIO = 4, 12.0, 64, 0.95, 3.0
 
 
@@ -46,7 +52,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dataset", choices=NAMES, default="fashion")
     made.add_argument("--rows", type=int, help="its first so many rows; by default all")
     made.add_argument("--quick", action="store_true", help="few rows and queries: minutes, not figures")
-    made.add_argument("--queries", type=int, help="of each task; by default 50, 5 with --quick")
+    made.add_argument("--queries", type=int, help=f"of each task; by default {N_QUERIES}, 5 with --quick")
+    made.add_argument(
+        "--only", nargs="+", help='these filters alone, as "none 1%%"; writes no result by itself'
+    )
     made.add_argument("--peers", default="lancedb", help="lancedb, or none")
     made.add_argument("--no-s3", action="store_true", help="count alone, without a server")
     made.add_argument("--latency-ms", type=float, default=LATENCY_MS, help="added to every request")
@@ -66,33 +75,48 @@ def tasks_of(dataset: Dataset, grid: Grid, n: int, quick: bool) -> list[Task]:
     return [task_of(dataset, grid, filter, n) for filter in (None, *chosen)]
 
 
-def count_all(counter: Counter, tasks: list[Task], n_naive: int) -> list[dict[str, Any]]:
+def count_all(counter: Counter, tasks: list[Task], n_naive: int, kept: Kept) -> list[dict[str, Any]]:
     """Count every task in every state, at default settings."""
-    rows = []
-    guides, (warm, near) = counter.guides_only(), (counter.warmed(), counter.warmed())
-    for task in tasks:
+    handles: list[Any] = []
+
+    def counted(task: Task) -> list[dict[str, Any]]:
+        if not handles:
+            handles.extend([counter.guides_only(), counter.warmed(), counter.in_memory()])
+        guides, warm, near = handles
+        rows = []
         for row in (
             counter.cold(task, {}),
             counter.vectors_remote(task, guides, {}),
-            counter.all_cached(task, warm, near[0], {}),
+            counter.all_cached(task, warm, near, {}),
             counter.naive(short(task, n_naive), MIN_RECALL),
         ):
             rows.append(row)
             print(line_of(row), flush=True)
-    return rows
+        return rows
+
+    return [row for task in tasks for row in kept.part(f"counted {task.name}", partial(counted, task))]
 
 
-def sweep_all(counter: Counter, tasks: list[Task], n_naive: int) -> list[dict[str, Any]]:
+def sweep_all(counter: Counter, tasks: list[Task], n_naive: int, kept: Kept) -> list[dict[str, Any]]:
     """Count some tasks at several recalls, with the latency slept: what the picture shows."""
-    rows = []
-    guides = counter.guides_only()
-    for task in tasks:
-        for param in sweep(RECALLS):
-            rows.append(counter.cold(task, param))
-            rows.append(counter.vectors_remote(task, guides, param))
-            rows.append(counter.naive(short(task, n_naive), param["recall"]))
-            print(f"swept {task.name} at recall {param['recall']}", flush=True)
-    return rows
+    handles: list[Any] = []
+
+    def swept(task: Task, param: dict[str, Any]) -> list[dict[str, Any]]:
+        if not handles:
+            handles.append(counter.guides_only())
+        print(f"sweeping {task.name} at recall {param['recall']}", flush=True)
+        return [
+            counter.cold(task, param),
+            counter.vectors_remote(task, handles[0], param),
+            counter.naive(short(task, n_naive), param["recall"]),
+        ]
+
+    return [
+        row
+        for task in tasks
+        for param in sweep(RECALLS)
+        for row in kept.part(f"swept {task.name} {param['recall']}", partial(swept, task, param))
+    ]
 
 
 def short(task: Task, n: int) -> Task:
@@ -190,15 +214,42 @@ def show(result: dict[str, Any]) -> None:
         print(f"{'holds ' if row['holds'] else 'MISSED'} {row['floor']}{missed}")
 
 
+def time_all(
+    asked: argparse.Namespace, dataset: Dataset, folder: Path, grid: Grid, tasks: list[Task], kept: Kept
+) -> list[dict[str, Any]]:
+    """Time every task on a server far away; what a run timed before it was interrupted is not timed again."""
+    if all(kept.has(f"timed {task.name}") for task in tasks):
+        return [row for task in tasks for row in kept.part(f"timed {task.name}", list)]
+    timer = Timed(dataset, asked.python if asked.peers == "lancedb" else None, asked.quick, kept)
+    try:
+        with Bucket(asked.latency_ms) as bucket:
+            return timer.run(bucket, folder, grid, tasks)
+    except (FileNotFoundError, subprocess.SubprocessError) as error:
+        print(f"no timing on S3: {error}", file=sys.stderr)
+        return []
+
+
+def kept_run(asked: argparse.Namespace, dataset: Dataset, n: int, result: dict[str, Any]) -> Kept:
+    """Return what an interrupted run of the same question finished; says how much that is."""
+    of = {name: result[name] for name in ("settings", "dataset", "versions")}
+    question = {**of, "queries": n, "quick": asked.quick, "peers": asked.peers, "source": source_digest()}
+    kept = Kept(root() / f"os-run-{dataset.name}-{len(dataset.points)}.json", question)
+    if kept.n_parts:
+        print(f"going on after {kept.n_parts} finished parts of a run that was interrupted")
+    return kept
+
+
 def main() -> None:
     """Measure, print, write the JSON and the picture."""
     asked = parser().parse_args()
     rows = asked.rows or (QUICK_ROWS[asked.dataset] if asked.quick else None)
-    n = asked.queries or (5 if asked.quick else 50)
+    n = asked.queries or (5 if asked.quick else N_QUERIES)
     dataset = load(asked.dataset, rows)
     grid = grid_of(dataset)
     folder = kept_store(dataset, grid, asked.threads)
     tasks = tasks_of(dataset, grid, n, asked.quick)
+    if asked.only:
+        tasks = [task for task in tasks if task.name in asked.only]
     result: dict[str, Any] = {
         "schema": 1,
         "benchmark": "object_storage",
@@ -211,25 +262,23 @@ def main() -> None:
             "name": dataset.name, "rows": len(dataset.points), "dim": dataset.points.shape[1], "metric": "l2"
         },
     }  # fmt: skip
+    kept = kept_run(asked, dataset, n, result)
     print("counted, at default settings")
-    counted = count_all(Counter(dataset, folder, 0.0), tasks, min(n, 10))
-    timed: list[dict[str, Any]] = []
-    if not asked.no_s3:
-        timer = Timed(dataset, asked.python if asked.peers == "lancedb" else None, asked.quick)
-        try:
-            with Bucket(asked.latency_ms) as bucket:
-                timed = timer.run(bucket, folder, grid, tasks)
-        except (FileNotFoundError, subprocess.SubprocessError) as error:
-            print(f"no timing on S3: {error}", file=sys.stderr)
-        result["versions"] |= timer.versions
-        result["receipt"] = timer.receipt
-    shown = [task for task in tasks if task.name in ("all", "none 1%", "far 1%")]
-    swept = sweep_all(Counter(dataset, folder, asked.latency_ms), [short(t, min(n, 10)) for t in shown], 3)
+    counted = count_all(Counter(dataset, folder, 0.0), tasks, min(n, N_NAIVE), kept)
+    timed = [] if asked.no_s3 else time_all(asked, dataset, folder, grid, tasks, kept)
+    result["versions"] |= kept.notes.get("versions", {})
+    result["receipt"] = kept.notes.get("receipt")
+    shown = [short(task, min(n, N_SWEPT)) for task in tasks if task.name in ("all", "none 1%", "far 1%")]
+    swept = [] if asked.only else sweep_all(Counter(dataset, folder, asked.latency_ms), shown, 2, kept)
     result |= {"points": counted, "timed": timed, "sweep": swept, "floors": floors(counted, timed)}
     show(result)
+    if asked.only:
+        # What was measured is kept for a whole run.
+        return
     out = asked.out or RESULTS / f"object_storage-{asked.dataset}{'-quick' if asked.quick else ''}.json"
     write(result, out)
     object_plots.draw(result, out.with_suffix(".png"))
+    kept.done()
     print(f"\nwritten: {out.name}, {out.with_suffix('.png').name}")
 
 

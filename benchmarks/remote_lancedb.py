@@ -1,7 +1,7 @@
 """LanceDB on object storage: builds its table in a folder, and answers queries from a bucket.
 
 Imports numpy and lancedb alone, so it runs under an interpreter that has no vstore. As a program it reads one
-order, JSON, from standard input and prints one answer: {"build": ...} or {"ask": ...}.
+order, a line of JSON, from standard input, as `build` or `ask` take it, and prints one answer.
 """
 
 from __future__ import annotations
@@ -45,22 +45,23 @@ def ask(order: dict[str, Any]) -> dict[str, Any]:
     """Open the table and answer queries, each `passes` times; return ids and milliseconds of each.
 
     The first answer's time begins before the connection and ends with the rows' numbers, without imports.
+    With "tune", settings come one a line from standard input instead, and each gets a line of one pass.
     """
     started = time.perf_counter()
     import lancedb
 
     imported = time.perf_counter()
     queries = np.load(order["queries"])[order["rows"]]
-    param = order["param"]
     ids: list[list[int]] = []
     passes: list[list[float]] = []
     opened = time.perf_counter()
     database = lancedb.connect(order["uri"], storage_options=order["storage_options"])
     table = database.open_table("rows")
-    for number in range(order["passes"]):
-        times, ids = [], []
+
+    def one_pass(param: dict[str, Any], first_since: float) -> tuple[list[list[int]], list[float]]:
+        ids, times = [], []
         for query in queries:
-            since = time.perf_counter() if times or number else opened
+            since = time.perf_counter() if times else first_since
             asked = table.search(query).limit(order["k"]).select(["row", "_distance"])
             if order["where"]:
                 asked = asked.where(order["where"], prefilter=True)
@@ -69,6 +70,15 @@ def ask(order: dict[str, Any]) -> dict[str, Any]:
                 asked = asked.ef(param["ef"])
             ids.append(asked.to_arrow()["row"].to_pylist())
             times.append((time.perf_counter() - since) * 1e3)
+        return ids, times
+
+    if order["do"] == "tune":
+        for line in iter(sys.stdin.readline, ""):
+            ids, times = one_pass(json.loads(line), time.perf_counter())
+            print(json.dumps({"ids": ids, "ms": sorted(times)[len(times) // 2]}), flush=True)
+        return {}
+    for number in range(order["passes"]):
+        ids, times = one_pass(order["param"], opened if number == 0 else time.perf_counter())
         passes.append(times)
     return {
         "import_ms": (imported - started) * 1e3,
@@ -80,9 +90,10 @@ def ask(order: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Carry out the order."""
-    order = json.load(sys.stdin)
+    order = json.loads(sys.stdin.readline())
     answer = build(order) if order["do"] == "build" else ask(order)
-    print(json.dumps(answer))
+    if answer:
+        print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -65,9 +66,12 @@ def open_store(
 
 def _open_s3(rest: str, settings: Settings, options: dict[str, Any]) -> ObjectStore:
     try:
-        # boto3 takes a third of a second to import: only who needs it pays.
+        # botocore takes long to import: only who needs it pays.
         from vstore.storage.s3 import S3Store
         from vstore.storage.s3_client import S3Options
+
+        if find_spec("boto3") is None:
+            raise ImportError("there is no boto3")
     except ImportError as error:
         raise MissingDependency(f"s3:// needs boto3 ({error}); run: pip install 'boto3>=1.43.77'") from error
     bucket, _, prefix = rest.partition("/")

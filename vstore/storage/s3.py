@@ -12,7 +12,6 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from vstore.errors import (
@@ -186,6 +185,8 @@ class S3Store:
             if len(data) < MULTIPART_BYTES:
                 self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data)
             else:
+                from boto3.s3.transfer import TransferConfig
+
                 config = TransferConfig(
                     multipart_threshold=MULTIPART_BYTES,
                     multipart_chunksize=PART_BYTES,

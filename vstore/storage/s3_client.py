@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import botocore
 import botocore.session
 from botocore.config import Config
@@ -84,7 +83,8 @@ def check_botocore(version: str = botocore.__version__) -> None:
 class S3Access:
     """Who asks where: credentials and configuration at once, boto3's client when it is first needed.
 
-    Making a client takes a third of a second, most of it to read S3's description, and reads go without.
+    Making a client takes a third of a second, most of it to import boto3 and to read S3's description, and
+    reads go without.
     Thread-safe.
 
     Args:
@@ -103,14 +103,13 @@ class S3Access:
         self._client: S3Client | None = None
         self._botocore: Any = botocore.session.Session()
         with self._accepted():
-            self._session = boto3.session.Session(
-                aws_access_key_id=options.access_key_id,
-                aws_secret_access_key=options.secret_access_key,
-                aws_session_token=options.session_token,
-                region_name=options.region,
-                botocore_session=self._botocore,
-            )
-            validate_region_name(self._session.region_name)
+            if options.region is not None:
+                self._botocore.set_config_variable("region", options.region)
+            if options.access_key_id is not None and options.secret_access_key is not None:
+                self._botocore.set_credentials(
+                    options.access_key_id, options.secret_access_key, options.session_token
+                )
+            validate_region_name(self._botocore.get_config_variable("region"))
             url = options.endpoint_url
             if url is not None and not is_valid_endpoint_url(url):
                 raise ValueError(f"Invalid endpoint: {url}")
@@ -118,7 +117,7 @@ class S3Access:
     @property
     def region(self) -> str | None:
         """The region of requests; None where boto3 alone can say."""
-        region: Any = self._session.region_name
+        region: Any = self._botocore.get_config_variable("region")
         # A signature needs some region; a server with its own endpoint takes any.
         return region or ("us-east-1" if self.options.endpoint_url is not None else None)
 
@@ -147,7 +146,7 @@ class S3Access:
         Raises:
             BotoCoreError: they could not be fetched.
         """
-        found: Any = self._session.get_credentials()
+        found: Any = self._botocore.get_credentials()
         return None if found is None else found.get_frozen_credentials()
 
     @property
@@ -184,8 +183,10 @@ class S3Access:
             response_checksum_validation="when_required",
             user_agent_extra="vstore",
         )
+        import boto3
+
         with self._accepted():
-            client = self._session.client(
+            client = boto3.session.Session(botocore_session=self._botocore).client(
                 "s3", endpoint_url=options.endpoint_url, region_name=self.region, config=config
             )
         # A server that answers without "100 Continue" costs every PUT a wait.
