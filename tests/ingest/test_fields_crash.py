@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ingest_fakes import FailingStore
+from ingest_fakes import FailingStore, Place, rows_of
 
 import vstore
 from vstore.catalog import layout
@@ -23,6 +23,7 @@ from vstore.errors import (
     UnknownField,
     WriterFenced,
 )
+from vstore.ingest.schema import without_field
 from vstore.storage.memory import MemoryStore
 
 State = tuple[dict[str, str], dict[int, dict[str, Any]]]
@@ -260,6 +261,23 @@ def test_a_commit_that_changes_a_type_is_refused_before_it_is_published():
     dropped = collection._parts.catalog.require("c")
     with pytest.raises(CorruptData, match="brings sections"):
         check_succession(dropped, replace(dropped, version=dropped.version + 1, shards=now.shards))
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_whatever_fails_after_a_change_of_fields_the_next_write_knows_of_it(n):
+    """The calls are those of the commit, and the opening of the shard under its new fields."""
+    place = Place()
+    store = FailingStore(place.store)
+    writer = place.writer(store)
+    writer.upsert(rows_of([1, 2, 3]))
+    writer.flush()
+    store.n = store.n_calls + n
+    with suppress(StorageError):
+        writer.change_schema(lambda manifest, seq: without_field(manifest, "topic"))
+    assert writer.delete(np.array([1])) == 1
+    latest = place.view()
+    assert writer.view().schema == latest.schema
+    assert writer.view().n_live == latest.n_live == 2
 
 
 def test_a_reader_that_missed_a_field_go_and_come_back_sees_it_empty():

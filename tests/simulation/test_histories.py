@@ -25,6 +25,7 @@ bug has a plain test too; docs/DURABILITY.md says which of these still find thei
 
 FOUND_WITH_FIELDS = {
     539: "a reader that missed a field go and come back saw the values of the one that went",
+    850: "a writer whose shards could not be opened after it had dropped a field wrote values of that field",
 }
 """The same, of histories in which fields change."""
 

@@ -181,9 +181,10 @@ class Publisher(Generic[S]):
                     except CommitConflict:
                         pass
                     else:
-                        self._commit_unsettled = self._change_unsettled = False
                         self._view = self._under(wanted)
                         self._tail = None
+                        # Not before: a view of the old fields must not be written to.
+                        self._commit_unsettled = self._change_unsettled = False
                         return wanted.version
                 self._reload(now.version)
                 self._commit_unsettled = self._change_unsettled = False
