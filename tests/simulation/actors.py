@@ -37,7 +37,7 @@ from vstore.format.rows import RowBatch
 from vstore.ingest.reader import load_view, open_snapshot
 from vstore.ingest.update import as_changes, updated_rows
 from vstore.ingest.view import CollectionView
-from vstore.ingest.writer import Writer
+from vstore.ingest.writer import WAIT_FULLNESS, Writer
 from vstore.types import Schema
 
 PASSING = (StorageError, WriterFenced, Closed, CollectionExists, CollectionNotFound, SnapshotNotFound)
@@ -144,10 +144,12 @@ class Actors(Simulation):
         )
 
     def pick_writer(self) -> tuple[str, Writer[FakeShard]] | None:
-        """A writer that is not in the middle of a write (a flush is no obstacle, a restore is)."""
+        """A writer that is in the middle of no write or restore, and of no flush that writes wait for."""
 
         def waits(writer: Writer[FakeShard]) -> bool:
-            return writer._lock.locked() or (writer._change_unsettled and writer._upkeep.locked())
+            if writer._upkeep.locked() and (writer._change_unsettled or writer._fullness() >= WAIT_FULLNESS):
+                return True
+            return writer._lock.locked()
 
         free = [(name, writer) for name, writer in self.writers.items() if not waits(writer)]
         return self.pick(free) if free else None
