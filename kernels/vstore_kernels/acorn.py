@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.bitmap import passes
 from vstore_kernels.intrinsics import load_i32, prefetch
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import (
     MAX_TWO_HOP_FOUND,
     N_FILTER_CHECKS,
@@ -77,7 +77,7 @@ def _pick(
     return np.int64(m)
 
 
-@kernel()
+@part()
 def undo_visits(search: SearchView, m: Int, n_failing: Int) -> None:
     """Take back the stamps of `buffer[:m]` and `failing[:n_failing]`."""
     for t in range(m):
@@ -116,9 +116,9 @@ def gather_passing(node: Int, search: SearchView, tables: TableView, passing: ND
     if not tables.resident and address == 0:
         return -1
     start = (node & mask) * tables.M0 * 4
-    m = 0
-    n_failing = 0
-    n_passing = 0
+    m = np.int64(0)
+    n_failing = np.int64(0)
+    n_passing = np.int64(0)
     degree = 0
     for t in range(tables.M0):
         other = np.int64(load_i32(address, start + 4 * t))
@@ -129,7 +129,7 @@ def gather_passing(node: Int, search: SearchView, tables: TableView, passing: ND
             n_passing += 1
             if visited[other] != epoch:
                 if not tables.resident and tables.codes[other >> tables.block_shift] == 0:
-                    undo_visits(search, m, 0)
+                    undo_visits(search, m, np.int64(0))
                     return -1
                 visited[other] = epoch
                 search.buffer[m] = other
@@ -147,7 +147,7 @@ def gather_passing(node: Int, search: SearchView, tables: TableView, passing: ND
     return np.int64(m)
 
 
-@kernel()
+@part()
 def _gather_beyond(
     search: SearchView, tables: TableView, passing: NDArray[np.uint64], m: Int, n_failing: Int, found: Int
 ) -> Int:

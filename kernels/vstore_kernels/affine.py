@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels.intrinsics import store_i16
-from vstore_kernels.jit import Int, kernel, sum_kernel
+from vstore_kernels.jit import Int, part, sum_kernel
 from vstore_kernels.layout import F_AT_ZERO, F_BASE, F_GROWTH, F_SCALE, METRICS
 
 LEVELS: Final = 127
@@ -51,7 +51,7 @@ def encode_rows(
         out[:, d:] = bias.view(np.uint8).reshape(-1, 4)
 
 
-@kernel()
+@part()
 def _pack_words(weights: NDArray[np.float32], packed: NDArray[np.uint64]) -> np.float32:
     """Write the weights as int16, as fine as sums in 32 bits allow; return their step."""
     d = weights.shape[0]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
+from vstore_kernels.answer_views import N_HELD
 from vstore_kernels.answering import answer_rows
 from vstore_kernels.bitmap import full
 from vstore_kernels.build import UpperLevels
@@ -30,6 +31,7 @@ from vstore_kernels.layout import (
     SCAN,
 )
 from vstore_kernels.near_scan import N_SCAN
+from vstore_kernels.packs import pack
 from vstore_kernels.scan_tile import TILE, TILE_BEAM
 from vstore_kernels.search import SearchScratch, apart
 from vstore_kernels.tables import BlockTables
@@ -103,32 +105,35 @@ class ResidentShard:
         self.n, self.d, self.n_clusters, self.tables = tables.n, params.d, K, tables
         self.sizes = (tables.n, tables.M0, tables.block_shift, K, params.width, params.bits)
         """What scratch depends on."""
-        self._keep = (upper, params)
-        self.arguments = (
+        arrays = (
             tables.list_table,
             tables.code_table,
-            tables.block_shift,
-            tables.M0,
-            tables.row_bytes,
             upper.nodes,
             upper.rows,
             upper.links,
             upper_codes,
-            upper.entry_rank,
-            upper.max_level,
             centroids,
             cluster_offsets,
             params.center,
             params.scale,
-            np.float32(params.inflation),
             flips_of(params),
+            vector_table,
+        )
+        numbers = (
+            tables.block_shift,
+            tables.M0,
+            tables.row_bytes,
+            upper.entry_rank,
+            upper.max_level,
             params.bits,
             params.width,
             params.bias_at,
             METRICS.index(params.metric),
-            vector_table,
             vector_shift,
         )
+        assert len(arrays) == N_HELD
+        self._keep = (arrays, params)
+        self.arguments = (pack(arrays, numbers), np.float32(params.inflation))
 
     @property
     def params(self) -> CodeParams:
@@ -157,12 +162,14 @@ class AnswerScratch:
         "_search",
         "_spreads",
         "_tile",
+        "_words",
     )
 
     def __init__(self) -> None:
         self._search = SearchScratch()
         self._fits: tuple[object, ...] = ()
-        self._arguments: tuple[object, ...] = ()
+        self._arguments: tuple[NDArray[Any], ...] = ()
+        self._words = np.empty(0, np.int64)
         self._factors = _rows_apart(1, N_FACTORS, np.float32)
         self._tile = _tile(1, 0, 0)
         self._scan = apart(N_SCAN, np.int64)
@@ -178,14 +185,14 @@ class AnswerScratch:
 
     def fit(
         self, shard: ResidentShard, m: int, ef: int, n_seeds: int, k: int, mode: int
-    ) -> tuple[object, ...]:
-        """Make room for a call of `m` queries and return its scratch arguments."""
+    ) -> tuple[NDArray[np.int64], int]:
+        """Make room for a call of `m` queries and return its scratch, packed, and its first epoch."""
         search = self._search
         n_tile = TILE if mode == SCAN and m > 1 and ef <= TILE_BEAM else 1
         need = (shard.sizes, ef, n_seeds, k, mode, n_tile)
         if need == self._fits and search.epoch + m < _LAST_EPOCH:
             search.epoch += m
-            return (search.epoch - m + 1, *self._arguments)
+            return self._words, search.epoch - m + 1
         search.fit(shard.tables, n_seeds, ef, mode)
         params = shard.params
         if search.epoch + m > _LAST_EPOCH:
@@ -241,7 +248,8 @@ class AnswerScratch:
             self._addresses,
             self._scan,
         )
-        return (epoch, *self._arguments)
+        self._words = pack(self._arguments)
+        return self._words, epoch
 
 
 def _rows_apart(n: int, length: int, dtype: type[np.generic]) -> NDArray[Any]:
@@ -292,12 +300,13 @@ def answer(
         ef: beam width; at least `n_candidates` is used.
         n_seeds: passing nodes that ACORN starts from; the least that CLUSTERS looks at.
         n_candidates: the best of the beam that are candidates; of these, those that the error of their
-            estimates leaves undecided are scored exactly.
+            estimates leaves undecided are scored exactly. 0 asks for the beam as it was estimated.
         k: answers wanted.
         n_matching: how many nodes pass.
         scratch: mutated; not shared by threads.
         out_ids: int32 [m, k], written: node ids, nearest first, then (and where not answered) NO_NODE.
-        out_distances: float32 [m, k], written: exact, as `exact_distances` gives them; infinite beyond.
+        out_distances: float32 [m, k], written: exact, as `exact_distances` gives them (estimates, with
+            `n_candidates=0`); infinite beyond.
         counters: int64 [m, N_COUNTERS], written; zeros where vectors lack.
         status: uint8 [m]: ANSWERED, LACKS_VECTORS or TOO_FEW.
 
@@ -359,10 +368,10 @@ def _check_arrays(
 
 
 def _check_numbers(mode: int, ef: int, n_seeds: int, n_candidates: int, k: int, n_matching: int) -> None:
-    if min(k, n_candidates, ef, n_seeds, n_matching + 1) < 1 or max(ef, n_candidates) > MAX_BEAM:
+    if min(k, n_candidates + 1, ef, n_seeds, n_matching + 1) < 1 or max(ef, n_candidates) > MAX_BEAM:
         raise ValueError(
             f"k is {k}, ef {ef}, n_candidates {n_candidates}, n_seeds {n_seeds}, n_matching {n_matching}; "
-            f"they must be at least 1 (n_matching 0) and beams at most {MAX_BEAM}"
+            f"they must be at least 1 (n_candidates and n_matching 0) and beams at most {MAX_BEAM}"
         )
     if mode not in _MODES:
         raise ValueError(f"mode is {mode}; it must be one of {_MODES}")

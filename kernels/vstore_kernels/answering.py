@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
+from vstore_kernels.answer_views import (
+    Buffers,
+    ShardView,
+    Wish,
+    buffers_of,
+    search_of,
+    shard_of,
+    tables_of,
+    tile_of,
+)
 from vstore_kernels.beam import heap_pop, heap_push
 from vstore_kernels.codes import prepare_into
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import (
     ACORN,
     ANSWERED,
@@ -25,6 +33,7 @@ from vstore_kernels.layout import (
 )
 from vstore_kernels.near import cluster_distances, near_seeds
 from vstore_kernels.near_scan import KEPT, SCANNED, satisfied, scan_run
+from vstore_kernels.packs import flat
 from vstore_kernels.rescore import rescore_rows, undecided_rows
 from vstore_kernels.scan_tile import TileView, scan_tile
 from vstore_kernels.scoring import QueryView
@@ -32,110 +41,47 @@ from vstore_kernels.views import EF, EPOCH, MODE, N_SEEDS, SIZE, SearchView, Tab
 from vstore_kernels.walk import descend_levels, run_walk
 
 
-class ShardView(NamedTuple):
-    """What a `ResidentShard` holds beside its tables; read only."""
-
-    upper_nodes: NDArray[np.int32]
-    upper_rows: NDArray[np.int64]
-    upper_links: NDArray[np.int32]
-    upper_codes: NDArray[np.uint8]
-    entry_rank: Int
-    max_level: Int
-    centroids: NDArray[np.float32]
-    offsets: NDArray[np.int64]
-    kind: Int
-    """Position in METRICS."""
-    vectors: NDArray[np.int64]
-    vector_shift: Int
-
-
-class Buffers(NamedTuple):
-    """What an `AnswerScratch` holds beside its search; all are mutated."""
-
-    cluster_gaps: NDArray[np.float32]
-    cluster_heap: NDArray[np.int32]
-    cluster_heap_gaps: NDArray[np.float32]
-    spreads: NDArray[np.float32]
-    bound_nodes: NDArray[np.int32]
-    bounds: NDArray[np.float32]
-    kept: NDArray[np.int64]
-    addresses: NDArray[np.int64]
-    scan: NDArray[np.int64]
-    """int64 [N_SCAN]: of a scan of clusters."""
-
-
-class Wish(NamedTuple):
-    """What every query of a call asks."""
-
-    mode: Int
-    ef: Int
-    n_seeds: Int
-    n_candidates: Int
-    k: Int
-    n_matching: Int
-
-
-# fmt: off
 @kernel()
 def answer_rows(
-    queries: NDArray[np.float32], passing: NDArray[np.uint64],
-    mode: Int, ef: Int, n_seeds: Int, n_candidates: Int, k: Int, n_matching: Int,
-    out_ids: NDArray[np.int32], out_distances: NDArray[np.float32], out_counters: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    passing: NDArray[np.uint64],
+    mode: Int,
+    ef: Int,
+    n_seeds: Int,
+    n_candidates: Int,
+    k: Int,
+    n_matching: Int,
+    out_ids: NDArray[np.int32],
+    out_distances: NDArray[np.float32],
+    out_counters: NDArray[np.int64],
     status: NDArray[np.uint8],
-    # The shard.
-    list_table: NDArray[np.int64], code_table: NDArray[np.int64], block_shift: Int, M0: Int, row_bytes: Int,
-    upper_nodes: NDArray[np.int32], upper_rows: NDArray[np.int64], upper_links: NDArray[np.int32],
-    upper_codes: NDArray[np.uint8], entry_rank: Int, max_level: Int,
-    centroids: NDArray[np.float32], offsets: NDArray[np.int64],
-    center: NDArray[np.float32], scale: NDArray[np.float32], inflation: np.float32,
-    flips: NDArray[np.float32],
-    bits: Int, width: Int, bias_at: Int, kind: Int, vector_table: NDArray[np.int64], vector_shift: Int,
-    # The scratch.
-    epoch: Int, state: NDArray[np.int64], counters: NDArray[np.int64], beam_nodes: NDArray[np.int32],
-    beam_distances: NDArray[np.float32], heap_nodes: NDArray[np.int32], heap_distances: NDArray[np.float32],
-    seeds: NDArray[np.int32], visited: NDArray[np.uint32], buffer: NDArray[np.int32],
-    failing: NDArray[np.int32], wanted: NDArray[np.uint8], need_lists: NDArray[np.int32],
-    need_codes: NDArray[np.int32], n_needs: NDArray[np.int64], rotated: NDArray[np.float32],
-    packed: NDArray[np.uint64], factors: NDArray[np.float32], tile_nodes: NDArray[np.int32],
-    tile_distances: NDArray[np.float32], tile_bound_nodes: NDArray[np.int32],
-    tile_bounds: NDArray[np.float32], tile_sizes: NDArray[np.int64], products: NDArray[np.int32],
-    wide: NDArray[np.float32], limits: NDArray[np.float32], four: NDArray[np.float32],
-    lows: NDArray[np.float32],
-    cluster_gaps: NDArray[np.float32],
-    cluster_heap: NDArray[np.int32], cluster_heap_gaps: NDArray[np.float32], spreads: NDArray[np.float32],
-    bound_nodes: NDArray[np.int32], bounds: NDArray[np.float32], kept: NDArray[np.int64],
-    addresses: NDArray[np.int64], scan: NDArray[np.int64],
+    held: NDArray[np.int64],
+    inflation: np.float32,
+    scratch: NDArray[np.int64],
+    epoch: Int,
 ) -> None:
-    """Answer `queries` (float32 [m, d]), scans a tile at a time; arrays as in `answer` and its bundles."""
-    search = SearchView(
-        state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, seeds, visited, buffer,
-        failing, wanted, need_lists, need_codes, n_needs,
-    )
-    tables = TableView(list_table, code_table, block_shift, M0, row_bytes, True)
-    shard = ShardView(
-        upper_nodes, upper_rows, upper_links, upper_codes, entry_rank, max_level, centroids, offsets, kind,
-        vector_table, vector_shift,
-    )
-    buffers = Buffers(
-        cluster_gaps, cluster_heap, cluster_heap_gaps, spreads, bound_nodes, bounds, kept, addresses, scan
-    )
+    """Answer `queries` (float32 [m, d]), scans a tile at a time; arrays as in `answer`.
+
+    `held` and `scratch` are packs (`packs`): the arrays of the shard, and the buffers (`answer_views`).
+    """
+    search, tables, shard = search_of(scratch), tables_of(held), shard_of(held)
+    tile, rotated, buffers = tile_of(scratch), flat(scratch, 14, np.float32), buffers_of(scratch)
+    packed, factors, state = tile.packed, tile.factors, search.state
+    bits, width, bias_at = shard.bits, shard.width, shard.bias_at
     wish = Wish(mode, ef, n_seeds, n_candidates, k, n_matching)
-    tile = TileView(
-        packed, factors, tile_nodes, tile_distances, tile_bound_nodes, tile_bounds, tile_sizes, products,
-        wide, limits, four, lows,
-    )
     filtered = passing.shape[0] > 0
+    # fmt: off
     for first in range(0, queries.shape[0], packed.shape[0]):
         n_tile = min(packed.shape[0], queries.shape[0] - first)
         for j in range(n_tile):
             prepare_into(
-                queries[first + j], center, scale, inflation, kind, bits, flips, rotated, packed[j],
-                factors[j],
+                queries[first + j], shard.center, shard.scale, inflation, shard.kind, bits, shard.flips,
+                rotated, packed[j], factors[j],
             )
         if mode == SCAN:
             scan_tile(
-                tile, n_tile, bits, width, bias_at, passing, filtered, n_matching, code_table, block_shift,
-                row_bytes, ef, k,
+                tile, n_tile, bits, width, bias_at, passing, filtered, n_matching, tables.codes,
+                tables.block_shift, tables.row_bytes, ef, k,
             )
         for j in range(n_tile):
             i = first + j
@@ -146,7 +92,7 @@ def answer_rows(
                 queries[i], j, code, passing, wish, shard, tables, tile, search, buffers, out_ids[i],
                 out_distances[i], out_counters[i],
             )
-# fmt: on
+    # fmt: on
 
 
 @inner()
@@ -235,7 +181,7 @@ def _find(
         state[N_SEEDS] = 1
     for t in range(state[N_SEEDS]):
         search.visited[search.seeds[t]] = np.uint32(state[EPOCH])
-    run_walk(search, tables, code, passing, 1)
+    run_walk(search, tables, code, passing, np.int64(1))
     found = np.int64(state[SIZE])
     for t in range(found):
         if search.beam_nodes[t] < 0:
@@ -257,6 +203,10 @@ def _settle(
     out_distances: NDArray[np.float32],
 ) -> Int:
     """Score exactly what the beam leaves undecided, write the k nearest, and return the status."""
+    if wish.n_candidates == 0:
+        for t in range(min(found, wish.k)):
+            out_ids[t], out_distances[t] = search.beam_nodes[t], search.beam_distances[t]
+        return ANSWERED
     if found < min(wish.k, wish.n_matching):
         return TOO_FEW
     n = min(found, wish.n_candidates)
@@ -290,7 +240,7 @@ def _settle(
     return ANSWERED
 
 
-@kernel()
+@part()
 def _place_vectors(m: Int, search: SearchView, buffers: Buffers, shard: ShardView, d: Int) -> bool:
     """Write where the kept candidates' vectors are, and move their estimates and spreads to the front.
 
@@ -310,7 +260,7 @@ def _place_vectors(m: Int, search: SearchView, buffers: Buffers, shard: ShardVie
     return True
 
 
-@kernel()
+@part()
 def _scan_clusters(
     passing: NDArray[np.uint64],
     filtered: bool,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, part
 
 
 @inner()
@@ -56,7 +56,7 @@ def insert(
     return np.int64(low), size + 1
 
 
-@kernel()
+@part()
 def heap_push(
     nodes: NDArray[np.int32], distances: NDArray[np.float32], size: Int, node: Int, distance: np.float32
 ) -> Int:
@@ -74,7 +74,7 @@ def heap_push(
     return size + 1
 
 
-@kernel()
+@part()
 def heap_pop(nodes: NDArray[np.int32], distances: NDArray[np.float32], size: Int) -> Int:
     """Remove the root of a binary min-heap (size >= 1, arrays mutated); return the new size."""
     size -= 1
@@ -99,6 +99,6 @@ def heap_pop(nodes: NDArray[np.int32], distances: NDArray[np.float32], size: Int
     return size
 
 
-@kernel()
+@part()
 def _before(distance: np.float32, node: Int, other_distance: np.float32, other_node: Int) -> bool:
     return bool(distance < other_distance or (distance == other_distance and node < other_node))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.intrinsics import popcount as _popcount
 from vstore_kernels.intrinsics import trailing_zeros as _trailing_zeros
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, kernel, part
 
 Bitmap = NDArray[np.uint64]
 
@@ -129,7 +129,7 @@ def _same(a: Bitmap, b: Bitmap) -> None:
         raise ValueError(f"bitmaps of {a.size} and {b.size} words cannot be combined")
 
 
-@kernel()
+@part()
 def passes(bitmap: Bitmap, node: Int) -> bool:
     """Return whether bit `node` (int64) of `bitmap` is one; for use inside kernels."""
     return bool((bitmap[node >> 6] >> np.uint64(node & 63)) & np.uint64(1))

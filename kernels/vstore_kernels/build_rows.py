@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.distance import squared_l2
 from vstore_kernels.gaps import STRIDE
-from vstore_kernels.jit import Int, sum_kernel
+from vstore_kernels.jit import Int, sum_kernel, sum_part
 from vstore_kernels.parallel import run_chunks
 
 # sqrt(2^31) is 46,340: what the sum of squares may reach, less a step of rounding a dimension.
@@ -109,7 +109,7 @@ def _nearest_gap(space: NDArray[np.float32], row: Int, stride: Int) -> np.float3
     return least
 
 
-@sum_kernel()
+@sum_part()
 def _code(
     space: NDArray[np.float32],
     middle: NDArray[np.float64],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vstore_kernels import affine, gate, narrow
 from vstore_kernels.distance import exact_distances
 from vstore_kernels.dots import CHUNK, N_PLANES
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import METRICS, N_FACTORS
 from vstore_kernels.rotation import padded, rotate, signs
 from vstore_kernels.scoring import QueryView, prefetch_row, score, spread
@@ -285,7 +285,7 @@ def flips_of(params: CodeParams) -> NDArray[np.float32]:
     return signs(CHUNK if params.bits == 8 else params.width)
 
 
-@kernel()
+@part()
 def prepare_into(
     query: NDArray[np.float32],
     center: NDArray[np.float32],

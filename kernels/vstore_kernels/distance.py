@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels import gate
 from vstore_kernels.intrinsics import load_f32, prefetch
-from vstore_kernels.jit import Int, kernel, sum_kernel
+from vstore_kernels.jit import Int, kernel, part, sum_kernel, sum_part
 from vstore_kernels.layout import METRICS
 
 _L2, _COSINE, _DOT = (METRICS.index(name) for name in ("l2", "cosine", "dot"))
@@ -47,7 +47,7 @@ def exact_distances(
     return out
 
 
-@sum_kernel()
+@sum_part()
 def squared_l2(a: NDArray[np.float32], vectors: NDArray[np.float32], row: Int) -> np.float32:
     """Return |a - vectors[row]|^2; a float32 [d], vectors float32 [n, d]; for use inside kernels."""
     total = np.float32(0)
@@ -66,7 +66,7 @@ def dot_product(a: NDArray[np.float32], vectors: NDArray[np.float32], row: Int) 
     return total
 
 
-@sum_kernel()
+@sum_part()
 def length(query: NDArray[np.float32]) -> np.float32:
     """Return |query|, float32 [d]; for use inside kernels."""
     total = np.float32(0)
@@ -75,7 +75,7 @@ def length(query: NDArray[np.float32]) -> np.float32:
     return np.float32(np.sqrt(total))
 
 
-@sum_kernel()
+@sum_part()
 def distance_at(address: Int, query: NDArray[np.float32], norm: np.float32, kind: Int) -> np.float32:
     """Return the distance of `query` (float32 [d], of length `norm`) to the float32 row at `address`; for use
     inside kernels. Every exact distance of an answer comes from here, so equal rows compare equal.
@@ -100,7 +100,7 @@ def distance_at(address: Int, query: NDArray[np.float32], norm: np.float32, kind
     return np.float32(_gap(inner, norm * np.float32(np.sqrt(square))))
 
 
-@kernel()
+@part()
 def _gap(inner: np.float32, norms: np.float32) -> np.float32:
     """Return 1 - inner / norms, in the order written: a vector and itself are at distance 0."""
     if norms == np.float32(0):
@@ -110,7 +110,7 @@ def _gap(inner: np.float32, norms: np.float32) -> np.float32:
     return np.float32(0) if gap < np.float32(0) else gap
 
 
-@kernel()
+@part()
 def prefetch_vector(address: Int, d: Int) -> None:
     """Prefetch the float32 row of `d` at `address`, at most its first 2,048 bytes; for use inside kernels."""
     for line in range(0, min(d * 4, 2048), 64):

@@ -29,7 +29,7 @@ from numba.extending import intrinsic
 
 from vstore_kernels.intrinsics import load_u64, popcount
 from vstore_kernels.isa import ISA
-from vstore_kernels.jit import DISABLE_JIT, Int, kernel
+from vstore_kernels.jit import DISABLE_JIT, Int, part
 
 CHUNK: Final = 64
 """Dimensions of a chunk; narrow codes are padded to a multiple of it."""
@@ -292,7 +292,7 @@ else:
         return types.int32(types.int64, types.int64, types.int64), codegen
 
 
-@kernel()
+@part()
 def dot_bits(row: Int, query: Int, n_chunks: Int) -> Int:
     """Return the dot product of chunks of 1-bit codes at `row` with the planes at `query`."""
     total = 0

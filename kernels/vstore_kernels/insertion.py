@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.gaps import move_up, row_gap
 from vstore_kernels.intrinsics import prefetch
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import NO_NODE
 from vstore_kernels.select import select_neighbors
 
@@ -58,7 +58,7 @@ def insert(
     return low, size + 1
 
 
-@kernel()
+@part()
 def _greedy(
     rows: NDArray[Any],
     own: Int,
@@ -84,7 +84,7 @@ def _greedy(
     return entry
 
 
-@kernel()
+@part()
 def _search_level(
     rows: NDArray[Any],
     own: Int,
@@ -108,7 +108,7 @@ def _search_level(
     visited[entry] = epoch
     nodes[0] = entry
     distances[0] = row_gap(rows, own, entry)
-    size = 1
+    size = np.int64(1)
     current = 0
     while current < size:
         node = np.int64(nodes[current])
@@ -252,19 +252,16 @@ def add_reverse_links(
                 links[row, degree + t] = sources[bounds[g] + t]
             continue
         owner = np.int64(owners[g])
-        size = 0
-        for t in range(degree):
-            node = np.int64(links[row, t])
-            _, size = insert(candidates, distances, size, longest, node, row_gap(rows, owner, node))
-        for t in range(n_new):
-            node = np.int64(sources[bounds[g] + t])
+        size = np.int64(0)
+        for t in range(degree + n_new):
+            node = np.int64(links[row, t]) if t < degree else np.int64(sources[bounds[g] + t - degree])
             _, size = insert(candidates, distances, size, longest, node, row_gap(rows, owner, node))
         m = select_neighbors(rows, candidates, distances, size, capacity, chosen)
         for t in range(capacity):
             links[row, t] = chosen[t] if t < m else NO_NODE
 
 
-@kernel()
+@part()
 def _is_copy(rows: NDArray[Any], neighbors: NDArray[np.int32], node: Int) -> bool:
     for t in range(neighbors.shape[1]):
         other = np.int64(neighbors[node, t])

@@ -6,16 +6,20 @@ infinity can arrive as data, and a comparison with them must mean what it says.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numba import config, njit
+from numba.core import event
 
 from vstore_kernels.isa import VARIABLE
+from vstore_kernels.parts import make_part
 
 Int: TypeAlias = "int | np.integer[Any]"
 """An integer inside a kernel; compiled, it is int64."""
@@ -28,7 +32,7 @@ _CACHED: Final = not os.environ.get(VARIABLE)
 
 # No reference counts: kernels neither make nor keep arrays, and numba would otherwise count, atomically,
 # every array that a kernel hands to another: threefold time in a search, and threads in each other's way.
-_COMMON: Final = {
+_COMMON: Final[dict[str, Any]] = {
     "nogil": True,
     "cache": _CACHED,
     "error_model": "numpy",
@@ -42,8 +46,20 @@ sum_kernel: Any = partial(njit, **_COMMON, fastmath=set(FASTMATH))
 """Decorator of kernels whose floating-point sums may be reordered. A kernel must not allocate."""
 finite_kernel: Any = partial(njit, **_COMMON, fastmath=True)
 """As `sum_kernel`, and NaN and infinity give nonsense (never a crash): for loops that only so become SIMD."""
-inner: Any = partial(kernel, forceinline=True)
-"""Decorator of kernels that only other kernels call, each from one place or in a hot loop."""
+
+
+def _part(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    return partial(make_part, options=_COMMON | options)
+
+
+part: Any = partial(_part, fastmath=False)
+"""Decorator of a `kernel` that other kernels call: it is optimised in each of them, not for itself."""
+sum_part: Any = partial(_part, fastmath=set(FASTMATH))
+"""Decorator of a `sum_kernel` that other kernels call."""
+finite_part: Any = partial(_part, fastmath=True)
+"""Decorator of a `finite_kernel` that other kernels call."""
+inner: Any = partial(part, forceinline=True)
+"""Decorator of a `part` that is called from one place or in a hot loop, and is always inlined."""
 
 
 def drop_stale_cache(folder: Path) -> bool:
@@ -72,4 +88,26 @@ def drop_stale_cache(folder: Path) -> bool:
     return True
 
 
+class _NoCollections(event.Listener):
+    """Keeps the garbage collector away while numba compiles: it finds little then, and takes long."""
+
+    depth = 0
+    found_enabled = False
+
+    def on_start(self, event: Any) -> None:
+        """Stop collections, if a compilation begins that is no part of another."""
+        if self.depth == 0:
+            self.found_enabled = gc.isenabled()
+            gc.disable()
+        self.depth += 1
+
+    def on_end(self, event: Any) -> None:
+        """Allow them again."""
+        self.depth -= 1
+        if self.depth == 0 and self.found_enabled:
+            gc.enable()
+
+
+# Compilations hold a lock of numba's, so no two threads are in the listener.
+event.register("numba:compile", _NoCollections())  # type: ignore[no-untyped-call]
 drop_stale_cache(Path(__file__).parent)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import MAX_NODES, NO_NODE
 from vstore_kernels.pair_lists import BAD_TABLE, decode_pairs, encode_pairs
 
@@ -102,7 +102,7 @@ def _bad_row(neighbors: NDArray[np.int32], base: Int, row: NDArray[np.int32]) ->
     return -1
 
 
-@kernel()
+@part()
 def _get(data: NDArray[np.uint8], at: Int) -> tuple[Int, Int]:
     """Return (value, next position); a next position below 0 is minus a reason."""
     value = np.int64(0)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.dots import CHUNK, N_PLANES
 from vstore_kernels.intrinsics import load_u8, store_f32, store_i8
-from vstore_kernels.jit import Int, finite_kernel, kernel, sum_kernel
+from vstore_kernels.jit import Int, finite_part, part, sum_kernel, sum_part
 from vstore_kernels.layout import (
     F_BASE,
     F_BIAS,
@@ -47,12 +47,12 @@ def code_bytes(width: int, bits: int) -> int:
     return width * bits // 8
 
 
-@sum_kernel()
+@sum_part()
 def _level(value: np.float32, inverse: np.float32, half: np.float32, top: np.float32) -> np.float32:
     return min(max(np.float32(np.floor(value * inverse)) + half, np.float32(0)), top)
 
 
-@sum_kernel()
+@sum_part()
 def _best_step(row: NDArray[np.float32], rms: np.float32, bits: Int) -> np.float32:
     """Return the grid step, of _N_EXTENTS, that leaves the least angle between `row` and its code."""
     levels = np.float32(1 << bits)
@@ -168,7 +168,7 @@ def _code(address: Int, j: Int, bits: Int, lanes: Int) -> Int:
     return (np.int64(load_u8(address, chunk * lanes + byte)) >> shift) & ((1 << bits) - 1)
 
 
-@finite_kernel()
+@finite_part()
 def _largest(row: NDArray[np.float32]) -> np.float32:
     most = np.float32(0)
     for j in range(row.shape[0]):
@@ -176,7 +176,7 @@ def _largest(row: NDArray[np.float32]) -> np.float32:
     return most
 
 
-@kernel()
+@part()
 def _pack_planes(row: NDArray[np.float32], inverse: np.float32, packed: NDArray[np.uint64]) -> Int:
     """Write the levels of `row` as bit planes; return their sum."""
     total = np.int64(0)
@@ -191,7 +191,7 @@ def _pack_planes(row: NDArray[np.float32], inverse: np.float32, packed: NDArray[
     return total
 
 
-@kernel()
+@part()
 def _pack_bytes(row: NDArray[np.float32], inverse: np.float32, packed: NDArray[np.uint64]) -> Int:
     """Write the levels of `row` as int8; return their sum."""
     address = np.int64(packed.ctypes.data)

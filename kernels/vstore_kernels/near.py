@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.beam import heap_pop, heap_push
 from vstore_kernels.intrinsics import trailing_zeros
-from vstore_kernels.jit import Int, kernel, sum_kernel
+from vstore_kernels.jit import Int, part, sum_kernel, sum_part
 from vstore_kernels.layout import METRICS
 
 _COSINE: Final = METRICS.index("cosine")
@@ -106,7 +106,7 @@ def _products(queries: NDArray[np.float32], rows: NDArray[np.float32], out: NDAr
             out[i, c] = inner
 
 
-@sum_kernel()
+@sum_part()
 def cluster_distances(
     query: NDArray[np.float32], centroids: NDArray[np.float32], kind: Int, out: NDArray[np.float32]
 ) -> None:
@@ -136,7 +136,7 @@ def cluster_distances(
         out[c] = -inner if kind == _DOT else square - np.float32(2) * shrink * inner
 
 
-@kernel()
+@part()
 def near_seeds(
     distances: NDArray[np.float32],
     offsets: NDArray[np.int64],
@@ -177,7 +177,7 @@ def near_seeds(
     return m
 
 
-@kernel()
+@part()
 def _take_passing(
     start: Int, stop: Int, passing: NDArray[np.uint64], out: NDArray[np.int32], m: Int, wanted: Int
 ) -> Int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vstore_kernels import gate
 from vstore_kernels.codes import QueryCode, check_row_bytes
 from vstore_kernels.intrinsics import trailing_zeros
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import NO_NODE
 from vstore_kernels.rescore import keep
 from vstore_kernels.scoring import QueryView, prefetch_passing, score
@@ -192,7 +192,7 @@ def _run(
     return np.int64(starts.shape[0])
 
 
-@kernel()
+@part()
 def scan_run(
     start: Int,
     stop: Int,

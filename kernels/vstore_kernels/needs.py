@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from vstore_kernels.bitmap import passes
 from vstore_kernels.intrinsics import load_i32
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, part
 from vstore_kernels.layout import ACORN, HNSW_RESULT_FILTER, NO_NODE
 from vstore_kernels.views import CURRENT, EPOCH, HEAP_SIZE, MODE, N_SEEDS, SIZE, SearchView, TableView
 
 
-@kernel()
+@part()
 def seeds_ready(search: SearchView, tables: TableView, passing: NDArray[np.uint64]) -> bool:
     """Return whether the codes of all seeds are resident; else write the needs.
 
@@ -37,7 +37,7 @@ def seeds_ready(search: SearchView, tables: TableView, passing: NDArray[np.uint6
     return False
 
 
-@kernel()
+@part()
 def collect_needs(search: SearchView, tables: TableView, passing: NDArray[np.uint64], lookahead: Int) -> None:
     """Write the needs of the best `lookahead` unexpanded nodes, each block once; passing uint64 bitmap."""
     apart = search.state[MODE] == HNSW_RESULT_FILTER
@@ -54,7 +54,7 @@ def collect_needs(search: SearchView, tables: TableView, passing: NDArray[np.uin
     _forget(search)
 
 
-@kernel()
+@part()
 def _want_lists(search: SearchView, tables: TableView, node: Int) -> None:
     block = node >> tables.block_shift
     if tables.lists[block] == 0 and search.wanted[0, block] == 0:
@@ -63,7 +63,7 @@ def _want_lists(search: SearchView, tables: TableView, node: Int) -> None:
         search.n_needs[0] += 1
 
 
-@kernel()
+@part()
 def _want_codes(search: SearchView, tables: TableView, node: Int) -> None:
     block = node >> tables.block_shift
     if tables.codes[block] == 0 and search.wanted[1, block] == 0:
@@ -72,7 +72,7 @@ def _want_codes(search: SearchView, tables: TableView, node: Int) -> None:
         search.n_needs[1] += 1
 
 
-@kernel()
+@part()
 def _forget(search: SearchView) -> None:
     """Zero `wanted`, which the needs tell apart no longer."""
     for t in range(search.n_needs[0]):
@@ -81,7 +81,7 @@ def _forget(search: SearchView) -> None:
         search.wanted[1, search.need_codes[t]] = 0
 
 
-@kernel()
+@part()
 def _needs_of_node(node: Int, search: SearchView, tables: TableView, passing: NDArray[np.uint64]) -> None:
     """Add what the expansion of `node` lacks, as far as the resident lists tell."""
     filtered = search.state[MODE] == ACORN

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import NO_NODE
 
 N_CONTEXTS: Final = 10
@@ -138,7 +138,7 @@ def _gaps(owners: _Ints, distances: _Ints, rows: int, context: int) -> tuple[_In
     return np.bincount(owners, minlength=rows).astype(np.int64), contexts, gaps
 
 
-@kernel()
+@part()
 def _put(out: NDArray[np.uint8], at: Int, value: Int, n_bits: Int) -> Int:
     """Write the low `n_bits` of `value` at bit `at`, lowest first, over zeros; return the bit after them."""
     while n_bits > 0:
@@ -168,7 +168,7 @@ def _write(
         at = _put(out, at, values[t] + 1 - (np.int64(1) << symbol), symbol)
 
 
-@kernel()
+@part()
 def _codes_of(lengths: NDArray[np.uint8], codes: NDArray[np.uint16]) -> Int:
     """Write the canonical codes of one context, first bit lowest; return the code space they take.
 

@@ -18,7 +18,7 @@ from vstore_kernels import gate
 from vstore_kernels.beam import insert
 from vstore_kernels.codes import QueryCode, check_row_bytes
 from vstore_kernels.distance import distance_at, length, prefetch_vector
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, part
 from vstore_kernels.layout import METRICS
 from vstore_kernels.scoring import QueryView, spread
 from vstore_kernels.tables import BlockTables
@@ -119,7 +119,7 @@ def rescore(
     return places[:found].astype(np.int64), distances[:found], int(n_rescored)
 
 
-@kernel()
+@part()
 def undecided_rows(
     nodes: NDArray[np.int32],
     estimates: NDArray[np.float32],
@@ -206,7 +206,7 @@ def keep(
     return size, n_bounds, entered
 
 
-@kernel()
+@part()
 def rescore_rows(
     query: NDArray[np.float32],
     addresses: NDArray[np.int64],

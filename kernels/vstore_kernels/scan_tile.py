@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.dots import CHUNK, FOUR
 from vstore_kernels.intrinsics import load_f32, trailing_zeros
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, part
 from vstore_kernels.layout import F_BASE, F_BIAS, F_SCALE, F_SHIFT, F_STEP_ERROR
 from vstore_kernels.rescore import SIGMAS, keep
 from vstore_kernels.scoring import QueryView, nibbles_of_four, prefetch_passing, score
@@ -53,7 +53,7 @@ class TileView(NamedTuple):
     """float32 [FOUR], mutated."""
 
 
-@kernel()
+@part()
 def scan_tile(
     tile: TileView,
     n_queries: Int,
@@ -78,13 +78,12 @@ def scan_tile(
         tile.sizes[j, 0], tile.sizes[j, 1], tile.limits[j] = 0, 0, np.inf
         for t in range(tile.factors.shape[1]):
             tile.wide[t, j] = tile.factors[j, t]
-    if not filtered:
-        for node in range(n):
-            address = code_table[node >> block_shift] + (node & mask) * row_bytes
-            _offer(tile, n_queries, bits, width, bias_at, address, node, capacity, k)
-        return
-    for w in range(passing.shape[0]):
-        word = passing[w]
+    for w in range(passing.shape[0] if filtered else (n + 63) >> 6):
+        word = ~np.uint64(0)
+        if filtered:
+            word = passing[w]
+        elif n - w * 64 < 64:
+            word >>= np.uint64(64 - (n - w * 64))
         prefetch_passing(word, w * 64, code_table, block_shift, row_bytes)
         while word != np.uint64(0):
             node = w * 64 + trailing_zeros(word)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.dots import CHUNK, dot_bits, dot_bytes, dot_nibbles, dot_nibbles_of_four, dot_pairs
 from vstore_kernels.intrinsics import load_f32, prefetch, trailing_zeros
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, part
 from vstore_kernels.layout import (
     F_AT_ZERO,
     F_BASE,
@@ -100,22 +100,22 @@ def prefetch_passing(
         prefetch_row(code_table[node >> block_shift] + (node & mask) * row_bytes, row_bytes)
 
 
-@kernel()
+@part()
 def _nibbles(row: Int, query: Int, n_chunks: Int) -> Int:
     return np.int64(dot_nibbles(row, query, n_chunks))
 
 
-@kernel()
+@part()
 def nibbles_of_four(row: Int, query: Int, stride: Int, n_chunks: Int, out: Int) -> None:
     """Write int32 [4] at `out`: 4-bit codes at `row` times each of four queries `stride` bytes apart."""
     dot_nibbles_of_four(row, query, stride, n_chunks, out)
 
 
-@kernel()
+@part()
 def _pairs(row: Int, query: Int, n_chunks: Int) -> Int:
     return np.int64(dot_pairs(row, query, n_chunks))
 
 
-@kernel()
+@part()
 def _bytes(row: Int, query: Int, d: Int) -> Int:
     return np.int64(dot_bytes(row, query, d))

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels.gaps import row_gap
-from vstore_kernels.jit import Int, kernel
+from vstore_kernels.jit import Int, part
 
 
-@kernel()
+@part()
 def select_neighbors(
     rows: NDArray[Any],
     candidates: NDArray[np.int32],

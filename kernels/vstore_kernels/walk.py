@@ -11,7 +11,7 @@ from vstore_kernels.acorn import gather_passing, prefetch_start, undo_visits
 from vstore_kernels.beam import heap_pop, heap_push, insert
 from vstore_kernels.bitmap import passes
 from vstore_kernels.intrinsics import load_i32, prefetch
-from vstore_kernels.jit import Int, inner, kernel
+from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import (
     ACORN,
     HNSW_RESULT_FILTER,
@@ -52,7 +52,7 @@ def stamp_seeds(
     return np.int64(m)
 
 
-@kernel()
+@part()
 def descend_levels(
     codes: NDArray[np.uint8],
     rows: NDArray[np.int64],
@@ -119,7 +119,7 @@ def _gather(node: Int, search: SearchView, tables: TableView) -> Int:
             break
         if visited[other] != epoch:
             if not tables.resident and tables.codes[other >> tables.block_shift] == 0:
-                undo_visits(search, m, 0)
+                undo_visits(search, m, np.int64(0))
                 return -1
             visited[other] = epoch
             search.buffer[m] = other
@@ -214,13 +214,14 @@ def run_walk(
 ) -> bool:
     """Run until done, or until a block lacks; as `walk`, for use inside kernels."""
     state = search.state
-    if state[N_SEEDS] > 0:
-        if not seeds_ready(search, tables, passing):
-            return False
-        _take(search.seeds, state[N_SEEDS], search, tables, query, passing)
-        state[N_SEEDS] = 0
-        state[CURRENT] = 0
+    if state[N_SEEDS] > 0 and not seeds_ready(search, tables, passing):
+        return False
+    nodes, m = search.seeds, np.int64(state[N_SEEDS])
+    state[N_SEEDS] = 0
+    # One place takes seeds and neighbours: it is inlined, and large.
     while True:
+        _take(nodes, m, search, tables, query, passing)
+        nodes = search.buffer
         node = _next_node(search)
         if node < 0:
             return True
@@ -237,7 +238,6 @@ def run_walk(
             state[HEAP_SIZE] = heap_pop(search.heap_nodes, search.heap_distances, state[HEAP_SIZE])
         else:
             search.beam_nodes[state[CURRENT]] = ~node
-        _take(search.buffer, m, search, tables, query, passing)
 
 
 @kernel()

@@ -8,13 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from vstore.traverse.scratch import POOL, ScratchPool
+from vstore.traverse.scratch import ScratchPool
 from vstore.types import Bitmap, Float32s, Int32s, Int64s, Metric, UInt8s
-from vstore_kernels import bitmap, layout, search
+from vstore_kernels import layout, search
 from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
 from vstore_kernels.build import HNSWGraph
-from vstore_kernels.codes import CodeParams, prepare_query
-from vstore_kernels.scan import scan_codes
+from vstore_kernels.codes import CodeParams
 
 SCRATCH: Final = ScratchPool(AnswerScratch)
 """Kernel memory of measurements, one a thread."""
@@ -79,12 +78,7 @@ class Guide:
 
     def walk(self, query: Float32s, ef: int) -> Int32s:
         """Return the beam (int32[<= ef], nearest by estimate first) of an unfiltered search."""
-        code = prepare_query(query, self.params)
-        entry = search.descend(code, self._upper_codes, self._upper)
-        with POOL.lend() as scratch:
-            search.begin(scratch, self.tables, np.array([entry], np.int32), ef, layout.HNSW)
-            search.step(scratch, self.tables, code, None)
-            return search.results(scratch)[0]
+        return self._estimated(query, None, self.n, layout.HNSW, ef)
 
     def nearest(
         self, queries: Float32s, passing: Bitmap | None, n_passing: int, ef: int, n_seeds: int, most: int
@@ -102,20 +96,42 @@ class Guide:
         Returns:
             int32[m, min(most, ef)] node ids, nearest first, -1 padded, and int64[m, 4] counters (COUNTED).
         """
-        m, k = len(queries), min(most, ef)
+        mode = layout.HNSW if passing is None else layout.ACORN
+        ids, counters = self._ask(
+            queries,
+            passing,
+            n_passing,
+            mode,
+            ef=ef,
+            n_seeds=max(n_seeds, 1),
+            n_candidates=ef,
+            k=min(most, ef),
+        )
+        return ids, counters[:, COUNTED]
+
+    def scan(self, query: Float32s, passing: Bitmap, n_passing: int, top: int) -> Int32s:
+        """Return the `top` rows of `passing` (int32[<= top]) whose codes are nearest."""
+        return self._estimated(query, passing, n_passing, layout.SCAN, top)
+
+    def _estimated(
+        self, query: Float32s, passing: Bitmap | None, n_passing: int, mode: int, top: int
+    ) -> Int32s:
+        ids, _ = self._ask(query[None], passing, n_passing, mode, ef=top, n_seeds=1, n_candidates=0, k=top)
+        return np.asarray(ids[0][ids[0] != layout.NO_NODE])
+
+    def _ask(
+        self, queries: Float32s, passing: Bitmap | None, n_passing: int, mode: int, **wish: int
+    ) -> tuple[Int32s, Int64s]:
+        m, k = len(queries), wish["k"]
         ids, distances = np.full((m, k), layout.NO_NODE, np.int32), np.empty((m, k), np.float32)
         counters, status = np.zeros((m, layout.N_COUNTERS), np.int64), np.zeros(m, np.uint8)
-        scratch = SCRATCH.take()
-        try:
+        with SCRATCH.lend() as scratch:
             answer(
                 self._resident,
                 queries,
                 passing,
-                layout.HNSW if passing is None else layout.ACORN,
-                ef=ef,
-                n_seeds=max(n_seeds, 1),
-                n_candidates=ef,
-                k=k,
+                mode,
+                **wish,
                 n_matching=n_passing,
                 scratch=scratch,
                 out_ids=ids,
@@ -123,10 +139,4 @@ class Guide:
                 counters=counters,
                 status=status,
             )
-        finally:
-            SCRATCH.give(scratch)
-        return ids, counters[:, COUNTED]
-
-    def scan(self, query: Float32s, passing: Bitmap, top: int) -> Int32s:
-        """Return the `top` rows of `passing` (int32[<= top]) whose codes are nearest."""
-        return scan_codes(prepare_query(query, self.params), self.tables, bitmap.indices(passing), top)[0]
+        return ids, counters

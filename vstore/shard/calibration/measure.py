@@ -167,7 +167,8 @@ class _Measure:
             if question.passing is None:
                 beam = self._guide.walk(question.query, _WIDE)
             else:
-                beam = self._guide.scan(question.query, question.passing, int(kept.max()))
+                most = int(kept.max())
+                beam = self._guide.scan(question.query, question.passing, question.n_passing, most)
             out[i] = question.lost_after(beam, kept)
 
         self._each(len(questions), ask)
