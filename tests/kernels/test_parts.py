@@ -45,7 +45,6 @@ def test_a_part_gives_the_same_in_a_kernel_and_from_python() -> None:
 @pytest.mark.skipif(DISABLE_JIT, reason="nothing is compiled")
 def test_collections_go_on_after_a_compilation() -> None:
     @kernel(cache=False)
-    @kernel(cache=False)
     def one() -> int:
         return 1
 
