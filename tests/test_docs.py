@@ -23,6 +23,7 @@ RUN_HERE = (
     "README.md",
     "docs/CACHE.md",
     "docs/RERANKING.md",
+    "docs/TRAINING.md",
     "docs/LAB.md",
     "docs/lab/parts.md",
     "docs/README.md",

@@ -86,9 +86,9 @@ def test_instructions_and_limits(folders: dict[str, Path]) -> None:
         )
         assert (usual != told).all()
     short = CrossEncoderReranker(folders["qwen3"], max_length=420)
-    long_query = short._scorer.encode("circle " * 900, ["square " * 900])[0]["input_ids"]
+    long_query = short.scorer.encode("circle " * 900, ["square " * 900])[0]["input_ids"]
     assert len(long_query) == 420
-    text = short._scorer._tokenizer.decode(long_query)  # type: ignore[attr-defined]
+    text = short.scorer.tokenizer.decode(long_query)
     assert "circle" in text
     assert "square" in text
     assert text.endswith("</think>\n\n")

@@ -11,6 +11,7 @@ import numpy as np
 from vstore.rerank import work as recorder
 from vstore.rerank.documents import document_text, query_text
 from vstore.rerank.engine import BatchLimits, Engine, Pair
+from vstore.rerank.lora import base_of
 from vstore.rerank.pairs import PairReranker, check_fields
 from vstore.rerank.score_cache import ScoreCache
 from vstore.rerank.text_scorers import CausalScorer, ClassificationScorer, TextScorer
@@ -39,7 +40,8 @@ class CrossEncoderReranker(PairReranker):
     rounding. Safe to call from several threads.
 
     Args:
-        name_or_path: a folder written by `save_pretrained` (read without network), or a hub name.
+        name_or_path: a folder written by `save_pretrained` (read without network), or a hub name; also a LoRA
+            adapter's folder.
         max_length: tokens of a pair, its special tokens included; the longer of query and document
             is cut to fit. Default: what the model takes, at most 512.
         batch_tokens: tokens of a batch, padding included; a dial for memory. Default: 1,024 on a CPU,
@@ -94,7 +96,7 @@ class CrossEncoderReranker(PairReranker):
             scorer = ClassificationScorer(
                 self.path, torch, transformers, device=self.device, dtype=dtype, max_length=max_length
             )
-        self._scorer = scorer
+        self.scorer = scorer
         self.max_length = scorer.max_length
         self._engine = Engine(
             self.name,
@@ -137,7 +139,7 @@ class CrossEncoderReranker(PairReranker):
     def _encoded(self, query: str, documents: Sequence[str]) -> list[Pair]:
         if not documents:
             return []
-        return [Pair(len(each["input_ids"]), each) for each in self._scorer.encode(query, documents)]
+        return [Pair(len(each["input_ids"]), each) for each in self.scorer.encode(query, documents)]
 
     def _lacks(self) -> str:
         return "has no text"
@@ -145,7 +147,7 @@ class CrossEncoderReranker(PairReranker):
 
 def _is_causal(path: str, transformers: Any) -> bool:
     try:
-        config = transformers.AutoConfig.from_pretrained(path)
+        config = transformers.AutoConfig.from_pretrained(base_of(path))
     except Exception as error:
         raise named_error(path, "a cross-encoder", error) from error
     return any(name.endswith("ForCausalLM") for name in config.architectures or ())

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vstore.rerank.lora import base_of, open_weights
 from vstore.rerank.pairs import encodable
-from vstore.rerank.torch_parts import check_loaded, named_error
+from vstore.rerank.torch_parts import named_error
 from vstore.settings import require
 from vstore.types import Float32s
 
@@ -23,12 +24,17 @@ class TextScorer(Protocol):
     """A model over text pairs: `encode` in the caller's thread, `forward` on the worker."""
 
     max_length: int
+    model: Any
+    tokenizer: Any
 
     def encode(self, query: str, documents: Sequence[str]) -> list[dict[str, list[int]]]:
         """Return the inputs of each pair, `input_ids` among them."""
 
     def forward(self, pairs: list[dict[str, list[int]]]) -> Float32s:
         """Return float32[n], raw log-odds or logits."""
+
+    def logits(self, pairs: list[dict[str, list[int]]]) -> Any:
+        """Return the same as a float32 tensor, with gradients where they are on."""
 
 
 class ClassificationScorer:
@@ -44,31 +50,30 @@ class ClassificationScorer:
     ) -> None:
         self._torch = torch
         try:
-            config = transformers.AutoConfig.from_pretrained(path)
+            config = transformers.AutoConfig.from_pretrained(base_of(path))
             require(
                 config.num_labels == 1,
                 f"{path!r} has {config.num_labels} labels; a re-ranker has one (num_labels=1), "
                 "whose logit is the relevance",
             )
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-            _check_tokenizer(path, self._tokenizer, config)
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=getattr(torch, dtype), output_loading_info=True
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+            _check_tokenizer(path, self.tokenizer, config)
+            model = open_weights(
+                path, transformers.AutoModelForSequenceClassification, dtype=getattr(torch, dtype)
             )
-            check_loaded(path, info)
         except Exception as error:  # Whatever the libraries under transformers raise over bad files.
             raise named_error(path, "a cross-encoder", error) from error
-        self._model = model.eval().to(device)
+        self.model = model.eval().to(device)
         self._device = device
-        self.max_length = _max_length(max_length, self._tokenizer, config)
-        self._left = self._tokenizer.padding_side == "left"
+        self.max_length = _max_length(max_length, self.tokenizer, config)
+        self._left = self.tokenizer.padding_side == "left"
         # A fast tokenizer keeps truncation as state and refuses to be used by two threads at once.
         self._tokenizing = threading.Lock()
 
     def encode(self, query: str, documents: Sequence[str]) -> list[dict[str, list[int]]]:
         """Return the inputs of each pair; the longer of query and document is cut to fit."""
         with self._tokenizing:
-            encoded = self._tokenizer(
+            encoded = self.tokenizer(
                 [encodable(query)] * len(documents),
                 [encodable(document) for document in documents],
                 truncation="longest_first",
@@ -83,14 +88,18 @@ class ClassificationScorer:
 
     def forward(self, pairs: list[dict[str, list[int]]]) -> Float32s:
         """Return float32[n], raw logits."""
-        fills = dict.fromkeys(pairs[0], 0) | {"input_ids": self._tokenizer.pad_token_id}
+        with self._torch.inference_mode():
+            scores: Float32s = self.logits(pairs).cpu().numpy()
+        return scores
+
+    def logits(self, pairs: list[dict[str, list[int]]]) -> Any:
+        """Return a float32 tensor [n] of raw logits, with gradients where they are on."""
+        fills = dict.fromkeys(pairs[0], 0) | {"input_ids": self.tokenizer.pad_token_id}
         inputs, mask = padded(pairs, fills, left=self._left)
         torch = self._torch
-        with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
-            tensors["attention_mask"] = torch.from_numpy(mask).to(self._device)
-            scores: Float32s = self._model(**tensors).logits[:, 0].float().cpu().numpy()
-        return scores
+        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
+        tensors["attention_mask"] = torch.from_numpy(mask).to(self._device)
+        return self.model(**tensors).logits[:, 0].float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,31 +183,29 @@ class CausalScorer:
     ) -> None:
         self._torch = torch
         try:
-            config = transformers.AutoConfig.from_pretrained(path)
+            config = transformers.AutoConfig.from_pretrained(base_of(path))
             require(
                 config.model_type in TEMPLATES,
                 f"{path!r} is a causal model of kind {config.model_type!r}; prompts are known for "
                 f"{', '.join(TEMPLATES)} (mxbai-rerank-v2, Qwen3-Reranker)",
             )
             self._template = TEMPLATES[config.model_type]
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-            _check_tokenizer(path, self._tokenizer, config)
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
-                path, dtype=getattr(torch, dtype), output_loading_info=True
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+            _check_tokenizer(path, self.tokenizer, config)
+            model = open_weights(path, transformers.AutoModelForCausalLM, dtype=getattr(torch, dtype))
+            self._answers = tuple(
+                _only_token(self.tokenizer, word) for word in (self._template.yes, self._template.no)
             )
-            check_loaded(path, info)
-            yes, no = (_only_token(self._tokenizer, word) for word in (self._template.yes, self._template.no))
         except Exception as error:
             raise named_error(path, "a causal re-ranker", error) from error
         self._device = device
-        self._trunk = model.base_model.eval().to(device)
-        head = model.get_output_embeddings().weight
-        self._direction = (head[yes].float() - head[no].float()).detach().to(device)
+        self.model = model.eval().to(device)
+        self._trunk = self.model.base_model
         self._instruction = instruction
         self._tokenizing = threading.Lock()
         prefix, suffix = (self._tokens(pieces) for pieces in (self._template.prefix, self._template.suffix))
         self._prefix, self._suffix = prefix, suffix
-        self.max_length = _max_length(max_length, self._tokenizer, config, len(prefix) + len(suffix) + 16)
+        self.max_length = _max_length(max_length, self.tokenizer, config, len(prefix) + len(suffix) + 16)
 
     def encode(self, query: str, documents: Sequence[str]) -> list[dict[str, list[int]]]:
         """Return the inputs of each pair; the document is cut to fit, and the query to half of the room."""
@@ -206,7 +213,7 @@ class CausalScorer:
         query = encodable(query)
         tokens = self._tokens([query])
         if len(tokens) > room // 2:
-            query = self._tokenizer.decode(tokens[: room // 2])
+            query = self.tokenizer.decode(tokens[: room // 2])
         found = []
         for document in documents:
             body = self._tokens(self._template.body(query, encodable(document), self._instruction))
@@ -215,22 +222,28 @@ class CausalScorer:
 
     def forward(self, pairs: list[dict[str, list[int]]]) -> Float32s:
         """Return float32[n], raw log-odds."""
-        torch = self._torch
-        inputs, mask = padded(pairs, {"input_ids": self._tokenizer.pad_token_id}, left=True)
-        with torch.inference_mode():
-            hidden = self._trunk(
-                input_ids=torch.from_numpy(inputs["input_ids"]).to(self._device),
-                attention_mask=torch.from_numpy(mask).to(self._device),
-                # Left padding must not shift the positions.
-                position_ids=torch.from_numpy((mask.cumsum(axis=1) - 1).clip(min=0)).to(self._device),
-                use_cache=False,
-            ).last_hidden_state[:, -1]
-            scores: Float32s = (hidden.float() @ self._direction).cpu().numpy()
+        with self._torch.inference_mode():
+            scores: Float32s = self.logits(pairs).cpu().numpy()
         return scores
+
+    def logits(self, pairs: list[dict[str, list[int]]]) -> Any:
+        """Return a float32 tensor [n] of raw log-odds, with gradients where they are on."""
+        torch = self._torch
+        inputs, mask = padded(pairs, {"input_ids": self.tokenizer.pad_token_id}, left=True)
+        hidden = self._trunk(
+            input_ids=torch.from_numpy(inputs["input_ids"]).to(self._device),
+            attention_mask=torch.from_numpy(mask).to(self._device),
+            # Left padding must not shift the positions.
+            position_ids=torch.from_numpy((mask.cumsum(axis=1) - 1).clip(min=0)).to(self._device),
+            use_cache=False,
+        ).last_hidden_state[:, -1]
+        head = self.model.get_output_embeddings().weight
+        yes, no = self._answers
+        return hidden.float() @ (head[yes].float() - head[no].float())
 
     def _tokens(self, pieces: Sequence[str]) -> list[int]:
         with self._tokenizing:
-            found = self._tokenizer(list(pieces), add_special_tokens=False)["input_ids"]
+            found = self.tokenizer(list(pieces), add_special_tokens=False)["input_ids"]
         return [token for piece in found for token in piece]
 
 

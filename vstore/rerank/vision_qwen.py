@@ -6,7 +6,6 @@ re-ranker reads.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Sequence
@@ -17,8 +16,9 @@ import numpy as np
 
 from vstore.errors import InvalidDocument, InvalidSetting
 from vstore.rerank.images import ImageReader
+from vstore.rerank.lora import base_of, open_weights
 from vstore.rerank.pairs import encodable
-from vstore.rerank.torch_parts import check_loaded, checkpoint_file, named_error, read_weights
+from vstore.rerank.torch_parts import named_error, read_weights
 from vstore.rerank.vision_prompts import FAMILIES, IMAGE_PAD, JINA_BIAS, Family, Parts, family_of, prompt_of
 from vstore.settings import require
 from vstore.types import Float32s
@@ -82,12 +82,12 @@ class QwenVisionScorer:
             from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
             model = self._load(path, transformers, settings)
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-            self._processor = Qwen2VLImageProcessorPil.from_pretrained(source)
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            self.processor = Qwen2VLImageProcessorPil.from_pretrained(source)
         except Exception as error:  # Whatever the libraries under transformers raise over bad files.
             raise named_error(path, "a vision-language re-ranker", error) from error
         self._set_pixels(settings)
-        self._pad = _token(self._tokenizer, IMAGE_PAD, path)
+        self._pad = _token(self.tokenizer, IMAGE_PAD, path)
         require(
             self._pad == config.image_token_id,
             f"the tokenizer of {source!r} has {IMAGE_PAD} at {self._pad} and the model expects "
@@ -95,8 +95,8 @@ class QwenVisionScorer:
         )
         self.model = model.eval().to(device)
         self._trunk = self.model.model
-        self._head = self._answer_head(path)
-        self._fill = self._tokenizer.pad_token_id or 0
+        self.head = self._answer_head(path)
+        self._fill = self.tokenizer.pad_token_id or 0
         self._tokenizing = threading.Lock()
         limit = int(config.text_config.max_position_embeddings)
         self.max_length = min(settings.max_length, limit)
@@ -118,7 +118,7 @@ class QwenVisionScorer:
 
     def _tokens(self, prompt: str, counts: Sequence[int]) -> list[int]:
         with self._tokenizing:
-            ids: list[int] = self._tokenizer(encodable(prompt), add_special_tokens=False)["input_ids"]
+            ids: list[int] = self.tokenizer(encodable(prompt), add_special_tokens=False)["input_ids"]
         widened: list[int] = []
         left = iter(counts)
         for token in ids:
@@ -129,11 +129,11 @@ class QwenVisionScorer:
     def _cut(self, query: Parts, document: Parts, counts: Sequence[int], excess: int) -> list[int]:
         text = document[0] or ""
         with self._tokenizing:
-            ids = self._tokenizer(encodable(text), add_special_tokens=False)["input_ids"]
+            ids = self.tokenizer(encodable(text), add_special_tokens=False)["input_ids"]
         for spare in (2, 16, 128):
             if excess + spare >= len(ids):
                 break
-            shorter = self._tokenizer.decode(ids[: len(ids) - excess - spare])
+            shorter = self.tokenizer.decode(ids[: len(ids) - excess - spare])
             prompt, _ = prompt_of(self.family, query, (shorter, document[1]), self._instruction)
             tokens = self._tokens(prompt, counts)
             if len(tokens) <= self.max_length:
@@ -145,7 +145,7 @@ class QwenVisionScorer:
 
     def _n_image_tokens(self, image: Any) -> int:
         width, height = self._reader.open(image).size
-        processor = self._processor
+        processor = self.processor
         side = processor.patch_size * processor.merge_size
         if max(width, height) > 200 * min(width, height):
             raise InvalidDocument(f"image has {width} x {height} pixels; no side may be 200 times the other")
@@ -165,7 +165,7 @@ class QwenVisionScorer:
         if not pair.images:
             return pair
         inputs = [
-            self._processor(images=[self._reader.decode(image)], return_tensors="pt") for image in pair.images
+            self.processor(images=[self._reader.decode(image)], return_tensors="pt") for image in pair.images
         ]
         return replace(
             pair,
@@ -201,37 +201,78 @@ class QwenVisionScorer:
 
     def logits(self, inputs: dict[str, Any]) -> Any:
         """Return a float32 tensor [n] of raw log-odds, with gradients where they are on."""
-        hidden = self._trunk(**inputs, use_cache=False).last_hidden_state[:, -1]
-        if isinstance(self._head, tuple):
+        return self._answer(self._trunk(**inputs, use_cache=False).last_hidden_state[:, -1])
+
+    def logits_once(self, pairs: Sequence[VisionPair]) -> Any:
+        """Return what `logits` does; each different image of the batch goes through the vision tower once.
+
+        Images are the same where their `pixels` are one tensor, as in training, where many queries of a batch
+        read the same documents.
+        """
+        torch = self._torch
+        images = [each for pair in pairs for each in zip(pair.pixels or (), pair.grids or (), strict=True)]
+        if not images:
+            return self.logits(self.batch(pairs))
+        unique = {id(pixels): (pixels, grid) for pixels, grid in images}
+        place = {key: row for row, key in enumerate(unique)}
+        inputs = self.batch([replace(pair, pixels=None, grids=None) for pair in pairs])
+        pixels = torch.cat([each for each, _ in unique.values()]).to(self._device, self.model.dtype)
+        grids = torch.cat([grid for _, grid in unique.values()]).to(self._device)
+        seen = self._trunk.get_image_features(pixels, grids, return_dict=True)
+        sizes = [len(each) for each in seen.pooler_output]
+        order = [place[id(each)] for each, _ in images]
+        ids = inputs["input_ids"]
+        at = inputs["mm_token_type_ids"] == 1
+        embedded = self._trunk.get_input_embeddings()(ids)
+        wide = torch.cat([seen.pooler_output[i] for i in order]).to(embedded.dtype)
+        embedded = embedded.masked_scatter(at.unsqueeze(-1), wide)
+        positions, _ = self._trunk.get_rope_index(
+            ids,
+            image_grid_thw=grids[order],
+            attention_mask=inputs["attention_mask"],
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+        )
+        extra = {}
+        levels = getattr(seen, "deepstack_features", None)
+        if levels:
+            # One tensor a level up to transformers 5.17, one a level and image since.
+            split = [each.split(sizes) if isinstance(each, torch.Tensor) else each for each in levels]
+            deep = [torch.cat([level[i] for i in order]) for level in split]
+            extra = {"visual_pos_masks": at, "deepstack_visual_embeds": deep}
+        hidden = self._trunk.language_model(
+            inputs_embeds=embedded,
+            attention_mask=inputs["attention_mask"],
+            position_ids=positions,
+            use_cache=False,
+            **extra,
+        ).last_hidden_state
+        return self._answer(hidden[:, -1])
+
+    def _answer(self, hidden: Any) -> Any:
+        if isinstance(self.head, tuple):
             weight = self.model.lm_head.weight
-            yes, no = self._head
+            yes, no = self.head
             return hidden.float() @ (weight[yes].float() - weight[no].float())
-        return self._head(hidden).float().squeeze(-1) - JINA_BIAS
+        return self.head(hidden).float().squeeze(-1) - JINA_BIAS
 
     # Opening.
 
     def _load(self, path: str, transformers: Any, settings: VisionSettings) -> Any:
         kind = getattr(transformers, self.family.model_class)
         torch_dtype = getattr(self._torch, settings.dtype)
-        adapter = checkpoint_file(path, "adapter_config.json")
-        options = {"dtype": torch_dtype, "attn_implementation": settings.attention}
-        if adapter is None:
-            model, info = kind.from_pretrained(path, output_loading_info=True, **options)
-            check_loaded(path, info, ("lm_head.weight",) if self.family.answers is None else ())
-            return model
-        described = json.loads(adapter.read_text())
-        model, info = kind.from_pretrained(
-            described["base_model_name_or_path"], output_loading_info=True, **options
+        return open_weights(
+            path,
+            kind,
+            allowed=("lm_head.weight",) if self.family.answers is None else (),
+            dtype=torch_dtype,
+            attn_implementation=settings.attention,
         )
-        check_loaded(described["base_model_name_or_path"], info)
-        merge_adapter(model, described, read_weights(path, "", "adapter_model"), path)
-        return model
 
     def _answer_head(self, path: str) -> Any:
         if self.family.answers is not None:
-            return tuple(_token(self._tokenizer, word, path) for word in self.family.answers)
+            return tuple(_token(self.tokenizer, word, path) for word in self.family.answers)
         torch = self._torch
-        weights = read_weights(path, "score.")
+        weights = read_weights(base_of(path), "score.")
         expected = {"score.0.weight", "score.0.bias", "score.2.weight", "score.2.bias"}
         require(
             set(weights) == expected, f"{path!r} has the head {sorted(weights)}, expected {sorted(expected)}"
@@ -242,18 +283,18 @@ class QwenVisionScorer:
         return head.eval().to(self._device, self.model.dtype)
 
     def _set_pixels(self, settings: VisionSettings) -> None:
-        least, most = (self._processor.size[name] for name in ("shortest_edge", "longest_edge"))
+        least, most = (self.processor.size[name] for name in ("shortest_edge", "longest_edge"))
         if self.family.max_pixels is not None:
             most = min(most, self.family.max_pixels)
         most = settings.max_pixels or most
         least = settings.min_pixels or min(least, most)
-        side = self._processor.patch_size * self._processor.merge_size
+        side = self.processor.patch_size * self.processor.merge_size
         require(
             side * side <= most and least <= most,
             f"min_pixels is {least} and max_pixels {most}; they must rise, and this model's images have "
             f"at least {side * side} pixels, one token",
         )
-        self._processor.size = {"shortest_edge": int(least), "longest_edge": int(most)}
+        self.processor.size = {"shortest_edge": int(least), "longest_edge": int(most)}
 
 
 def resized(height: int, width: int, side: int, least: int, most: int) -> tuple[int, int]:
@@ -271,54 +312,6 @@ def resized(height: int, width: int, side: int, least: int, most: int) -> tuple[
         grow = math.sqrt(least / (height * width))
         high, wide = math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
     return high, wide
-
-
-def merge_adapter(model: Any, described: dict[str, Any], weights: dict[str, Any], path: str) -> None:
-    """Add a LoRA adapter's products into a model's weights: W + B A * alpha / rank.
-
-    LoRA: Hu et al. 2021, section 4.1.
-
-    Raises:
-        InvalidSetting: the adapter is of a kind other than plain LoRA, or does not fit the model.
-    """
-    special = [
-        name
-        for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication")
-        if described.get(name)
-    ]
-    require(
-        not special,
-        f"the adapter {path!r} uses {', '.join(special)}, which is not read; merge it with peft first",
-    )
-    rank = described["r"]
-    scale = described["lora_alpha"] / (math.sqrt(rank) if described.get("use_rslora") else rank)
-    modules = dict(model.named_modules())
-    merged = 0
-    for name, down in weights.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        stem = name.removesuffix(".lora_A.weight")
-        target = stem.removeprefix("base_model.model.")
-        # Checkpoints older than transformers 4.52 name the layers without their part of the model.
-        module = next(
-            (
-                modules[each]
-                for each in (
-                    target,
-                    target.replace("model.layers", "model.language_model.layers"),
-                    target.replace("visual.", "model.visual.", 1),
-                )
-                if each in modules
-            ),
-            None,
-        )
-        up = weights.get(f"{stem}.lora_B.weight")
-        if module is None or up is None:
-            raise InvalidSetting(f"the adapter {path!r} has {target}, which the base model does not have")
-        weight = module.weight
-        weight.data += (up.float() @ down.float() * scale).to(weight.dtype)
-        merged += 1
-    require(merged > 0, f"the adapter {path!r} has no LoRA weights")
 
 
 def _family(path: str, config: Any, asked: str | None) -> Family:
