@@ -5,12 +5,13 @@
 
 A Qwen3-VL of a megabyte with random weights (`tiny_qwen`) is trained by `vstore.rerank.train` on the train
 photos; the validation photos choose its best step. Then every product's name is asked for among the test
-photos of its coarse class, and the first 50 hits are re-ranked, over each first stage of `grocery`. After that
-the re-ranker's scores are distilled into an adapter on query vectors, where photos ask for photos. A run that
-is stopped goes on where it was; --until stops it at a step. No test photo takes part in training or choosing.
+photos of its coarse class, and the first 50 hits are re-ranked, over each first stage of `grocery`. After
+that the re-ranker's scores are distilled into an adapter on query vectors, where photos ask for photos. A run
+that is stopped goes on where it was; --until stops it at a step. No test photo takes part in training or
+choosing.
 
 FOLDER holds grocery.json and photos.zip (marcusklasson/GroceryStoreDataset at 160 pixels); CHECKPOINT is what
-`python benchmarks/models.py FOLDER --embedder` prints. Written: JSON, and photos before and after as a picture.
+`python benchmarks/models.py FOLDER --embedder` prints. Written: JSON, and photos before and after.
 """
 
 from __future__ import annotations
@@ -130,10 +131,10 @@ def judge(data: Grocery, stage: FirstStage, model: Any) -> dict[str, Any]:
 
 
 def adapt(data: Grocery, stage: FirstStage, model: Any, n_queries: int = 600) -> dict[str, Any]:
-    """Return what an adapter does: fitted to train photos among train photos, measured on others among others.
+    """Return what an adapter does: fitted to train photos among train photos, measured on other photos.
 
-    A query is a photo, and the re-ranker reads its product's name. Held out: validation photos, asked for among
-    the test photos.
+    A query is a photo, and the re-ranker reads its product's name. Held out: validation photos that ask for
+    test photos.
     """
     photos = collection_of(data, stage, ("train", "val", "test"))
     contested = set(data.contested())
@@ -162,7 +163,7 @@ def adapt(data: Grocery, stage: FirstStage, model: Any, n_queries: int = 600) ->
 
 
 def draw(data: Grocery, stage: FirstStage, model: Any, path: Path) -> None:
-    """Write the first eight photos before and after: the query that gains most, two in the middle, the worst."""
+    """Write the first eight photos before and after: the greatest gain, two from the middle, the worst."""
     from matplotlib.figure import Figure
     from PIL import Image
 

@@ -1,6 +1,6 @@
 """A Qwen3-VL checkpoint of half a megabyte with random weights, laid out as the published re-ranker's.
 
-The real class with small numbers: 64 x 64 pixels are 256 patches and 16 tokens. Its tokenizer writes each
+The real class with small numbers: 48 x 48 pixels are 144 patches and 9 tokens. Its tokenizer writes each
 fixed sentence of the published prompt, and each word of `texts`, as one token: a pair is two dozen.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from vstore.rerank.vision_prompts import FAMILIES, IMAGE
 
-PIXELS = 64
+PIXELS = 48
 PATCH = 4
 MERGE = 4
 """Patches a side of a token: small patches see colours apart, few tokens keep the pairs short."""

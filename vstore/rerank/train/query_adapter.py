@@ -283,7 +283,8 @@ def _fit(scored: Sequence[_Scored], ridge: float) -> Float64s:
                 for each, one in zip(scored, moved, strict=True)
             ]
         )
-        return total + queries.T @ back / len(scored)
+        total += queries.T @ back / len(scored)
+        return total
 
     wanted = np.zeros((dim, dim))
     for each in scored:

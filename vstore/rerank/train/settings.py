@@ -19,7 +19,7 @@ class LoRA:
     """
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     """The difference is B A * alpha / rank."""
     dropout: float = 0.0
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
