@@ -1,7 +1,7 @@
 """Does a re-ranker that was fine-tuned here help? Photos: query = product name, filter = coarse class.
 
     python -m benchmarks.rerank_grocery --data FOLDER --embedder CHECKPOINT --work FOLDER
-        [--steps 4500] [--until STEP] [--threads 1] [--out FILE]
+        [--steps 4000] [--until STEP] [--threads 1] [--out FILE]
 
 A Qwen3-VL of a megabyte with random weights (`tiny_qwen`) is trained by `vstore.rerank.train` on the train
 photos; the validation photos choose its best step. Then every product's name is asked for among the test
@@ -31,17 +31,19 @@ from benchmarks import grocery, tiny_qwen
 from benchmarks.grocery import FirstStage, Grocery
 from benchmarks.models import embed
 from benchmarks.report import machine, rounded, versions
-from vstore.rerank import VisionLanguageReranker
-from vstore.rerank.evaluation import EvalQuery, evaluate
+from vstore.rerank import Rerank, VisionLanguageReranker
+from vstore.rerank.evaluation import EvalQuery, Evaluation, evaluate
 from vstore.rerank.metrics import ndcg
 from vstore.rerank.train import PhotoAugment, TrainQuery, TrainResult, TrainSettings, distill, fine_tune
 
 DEPTH = 50
+BLENDS = (0.0, 0.25, 0.5)
+"""Weights of the first stage's score to choose from."""
 K = 10
 RESULT = Path(__file__).parent / "results" / "rerank_grocery.json"
 SETTINGS = TrainSettings(
-    n_steps=4500,
-    learning_rate=2e-3,
+    n_steps=4000,
+    learning_rate=3e-3,
     warmup=0.05,
     weight_decay=0.05,
     batch_queries=6,
@@ -50,8 +52,8 @@ SETTINGS = TrainSettings(
     mine_depth=400,
     # Every photo is labelled: what is not an answer is wrong for certain.
     guard=None,
-    eval_every=250,
-    checkpoint_every=250,
+    eval_every=500,
+    checkpoint_every=100,
     patience=0,
     n_views=6,
 )
@@ -103,30 +105,46 @@ def train(data: Grocery, stage: FirstStage, asked: argparse.Namespace) -> TrainR
     )
 
 
+def figures(
+    data: Grocery, stage: FirstStage, rerank: Rerank, split: str, products: Sequence[int]
+) -> Evaluation:
+    """Return what a re-ranking stage does to the names of some products among the photos of a split."""
+    photos = collection_of(data, stage, (split,))
+    queries = []
+    for p in products:
+        judged = {i: 1.0 for i in data.of(split) if data.photos[i].product == p}
+        if judged:
+            only = {"coarse": data.coarse[p]}
+            queries.append(EvalQuery(str(p), stage.names[p], data.names[p], dict(judged), only))
+    return evaluate(
+        lambda query, n: photos.search(query.vector, k=n, filter=query.filter),
+        queries,
+        rerank,
+        k=K,
+        depths=(DEPTH,),
+    )
+
+
 def judge(data: Grocery, stage: FirstStage, model: Any) -> dict[str, Any]:
-    """Return the figures of one first stage on the test photos: all products, and those with rivals."""
-    photos = collection_of(data, stage, ("test",))
-    queries = [
-        EvalQuery(
-            str(p),
-            stage.names[p],
-            name,
-            {i: 1.0 for i in data.of("test") if data.photos[i].product == p},
-            {"coarse": data.coarse[p]},
-        )
-        for p, name in enumerate(data.names)
-    ]
+    """Return the figures of one first stage on the test photos: all products, and those with rivals.
 
-    def search(query: EvalQuery, n: int) -> Any:
-        return photos.search(query.vector, k=n, filter=query.filter)
-
-    contested = set(data.contested())
-    rivals = [query for query in queries if int(query.id) in contested]
+    By the model alone, and blended with the first stage's score by a weight that validation photos chose.
+    """
+    rivals = data.contested()
+    on_val = {
+        blend: figures(data, stage, Rerank(model, blend=blend), "val", rivals).depths[0].ndcg_after
+        for blend in BLENDS
+    }
+    blend = max(on_val, key=lambda each: on_val[each])
+    everything = range(len(data.names))
     return {
         "first_stage": stage.name,
         "ridge": stage.ridge,
-        "all_products": asdict(evaluate(search, queries, model, k=K, depths=(DEPTH,))),
-        "products_with_rivals": asdict(evaluate(search, rivals, model, k=K, depths=(DEPTH,))),
+        "blend": blend,
+        "ndcg_of_blends_on_validation": on_val,
+        "all_products": asdict(figures(data, stage, Rerank(model), "test", everything)),
+        "products_with_rivals": asdict(figures(data, stage, Rerank(model), "test", rivals)),
+        "all_products_blended": asdict(figures(data, stage, Rerank(model, blend=blend), "test", everything)),
     }
 
 
@@ -239,7 +257,7 @@ def main() -> None:
     asked.out.write_text(json.dumps(rounded(found), indent=1) + "\n")
     draw(data, stages[0], model, asked.out.with_suffix(".png"))
     for outcome in outcomes:
-        for name in ("all_products", "products_with_rivals"):
+        for name in ("all_products", "products_with_rivals", "all_products_blended"):
             (one,) = outcome[name]["depths"]
             print(
                 f"{outcome['first_stage']:18} {name:22} nDCG@{K} {one['ndcg_before']:.3f} -> "

@@ -123,8 +123,7 @@ def fine_tune(
             finished = run.go(until, report, clock)
         if finished:
             run.finish()
-    forget: Callable[[], None] = reranker.forget
-    forget()
+    reranker.forget()
     result = run.result(finished, len(mined) - len(usable))
     if finished:
         _write(result, settings, folder)
