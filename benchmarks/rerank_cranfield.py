@@ -1,26 +1,32 @@
 """Does re-ranking help? Cranfield: 1,400 abstracts, 225 queries with judgments.
 
-    python benchmarks/rerank_cranfield.py --data FOLDER --model CHECKPOINT [--embedder CHECKPOINT]
-        [--first NAME ...] [--queries 225] [--depth 50] [--max-length 256] [--threads 1] [--out FILE]
+    python benchmarks/rerank_cranfield.py --data FOLDER --model CHECKPOINT --embedder CHECKPOINT
+        [--queries 225] [--depth 50] [--whole] [--words 72] [--best 1] [--cache FILE] [--out FILE]
 
-For each first stage (BM25; cosine of TF-IDF reduced to 256 dimensions; with --embedder, cosine of MiniLM
-embeddings) the best `depth` documents are re-ranked by the stage that `Collection.search(rerank=...)` runs.
-Written down for each: nDCG@10 before and after, a paired bootstrap interval of the difference, queries
-helped, hurt and unchanged, and the milliseconds that a query pays. Fewer than 225 queries are a seeded
-sample, so that nobody chose them; the file is rewritten as queries finish and says how many it has.
+The first stage is the cosine of MiniLM embeddings. Its best `depth` documents are re-ranked by the stage that
+`Collection.search(rerank=...)` runs, in several ways: the cross-encoder over the title and the passage of
+each abstract that shares most words with the query (with --whole also over whole abstracts), lexical
+relevance (BM25), and both together. Each model is written down alone, and blended with the first stage.
 
-FOLDER holds cran.all.1400.xml, cran.qry.xml and cranqrel.trec.txt (oussbenk/cranfield-trec-dataset);
-CHECKPOINTs are what `python benchmarks/models.py` prints. Without --model the cross-encoder is left out.
+Nothing is tuned on what it is judged by: the queries are drawn into 5 folds with a seed, and the blend that
+judges a fold (weights in steps of 0.1) is the best one on the other four. Besides, the even blend, which
+nobody chose. Intervals: paired bootstrap of the difference of nDCG@10, 95 %.
+
+--cache keeps the cross-encoder's logits, so that a run that was stopped goes on. Fewer than 225 queries are a
+seeded sample. FOLDER holds cran.all.1400.xml, cran.qry.xml and cranqrel.trec.txt
+(oussbenk/cranfield-trec-dataset); CHECKPOINTs are what `python benchmarks/models.py` prints. Milliseconds are
+no subject here: `vstore eval` measures them.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
 import json
-import os
-import platform
 import re
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,32 +35,39 @@ import numpy as np
 import numpy.typing as npt
 from models import embed
 
-from vstore.rerank import CrossEncoderReranker, LexicalReranker, Rerank, apply, as_stages
+from vstore.rerank import CrossEncoderReranker, LexicalReranker, PassageReranker
 from vstore.rerank.metrics import changes, ndcg, paired_interval, recall
-from vstore.types import Candidate, Hit
+from vstore.rerank.scores import normalize
+from vstore.types import Candidate
 
 K = 10
-EMBEDDINGS = "MiniLM-L6 embeddings"
+N_FOLDS = 5
+STEPS = 10
 RESULT = Path(__file__).parent / "results" / "rerank_cranfield.json"
+Float64s = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Cranfield:
-    """`texts` by document, `queries`, and `judged[q]`: {document index: gain} of query q."""
+    """Titles and texts by document (each text begins with its title), `queries`, and `judged[q]`: gains."""
 
+    titles: list[str]
     texts: list[str]
     queries: list[str]
     judged: list[dict[int, int]]
 
+    def candidate(self, document: int) -> Candidate:
+        """Return a document as it would be stored: its title an attribute, and not in the text too."""
+        title = self.titles[document]
+        return Candidate(document, self.texts[document].removeprefix(title).strip(), None, {"title": title})
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """One re-ranker over one first stage."""
+    """One way of re-ranking. `weights` of each fold; empty where nothing was chosen."""
 
-    first_stage: str
     reranker: str
     n_queries: int
-    recall_at_depth: float
     ndcg_before: float
     ndcg_after: float
     difference: float
@@ -62,126 +75,166 @@ class Outcome:
     n_helped: int
     n_hurt: int
     n_unchanged: int
-    p50_ms: float
-    p95_ms: float
+    weights: list[dict[str, float]]
+
+
+class Kept:
+    """A re-ranker of texts whose scores are kept in a file, by query and text."""
+
+    def __init__(self, model: Any, path: Path | None) -> None:
+        self.model = model
+        self.name = model.name
+        self._kept = sqlite3.connect(":memory:" if path is None else path)
+        self._kept.execute("create table if not exists l (k text primary key, v real)")
+
+    def score(self, query: str, documents: Sequence[Candidate]) -> list[float]:
+        """Return scores as the model does."""
+        keys = [hashlib.sha1(f"{query}\0{d.text}".encode()).hexdigest() for d in documents]
+        ask = "select v from l where k = ?"
+        known = {key: row[0] for key in keys if (row := self._kept.execute(ask, (key,)).fetchone())}
+        new = [i for i, key in enumerate(keys) if key not in known]
+        if new:
+            scores = self.model.score(query, [documents[i] for i in new]).tolist()
+            known |= {keys[i]: score for i, score in zip(new, scores, strict=True)}
+            self._kept.executemany(
+                "insert or replace into l values (?, ?)", [(keys[i], known[keys[i]]) for i in new]
+            )
+            self._kept.commit()
+        return [known[key] for key in keys]
 
 
 def load(folder: Path) -> Cranfield:
     """Read the collection. Queries are numbered by position, as the judgments are, not by their `num`."""
     documents = (folder / "cran.all.1400.xml").read_text()
     numbers = [int(each) for each in re.findall(r"<docno>\s*(\d+)\s*</docno>", documents)]
-    texts = [" ".join(each.split()) for each in re.findall(r"<text>(.*?)</text>", documents, re.DOTALL)]
-    titles = re.findall(r"<title>(.*?)</title>", (folder / "cran.qry.xml").read_text(), re.DOTALL)
-    queries = [" ".join(each.split()).removesuffix(" .") for each in titles]
+    titles, texts = (
+        [" ".join(each.split()) for each in re.findall(rf"<{tag}>(.*?)</{tag}>", documents, re.DOTALL)]
+        for tag in ("title", "text")
+    )
+    asked = re.findall(r"<title>(.*?)</title>", (folder / "cran.qry.xml").read_text(), re.DOTALL)
+    queries = [" ".join(each.split()).removesuffix(" .") for each in asked]
     index = {number: i for i, number in enumerate(numbers)}
     judged: list[dict[int, int]] = [{} for _ in queries]
     for line in (folder / "cranqrel.trec.txt").read_text().splitlines():
         query, _, document, gain = line.split()
         if int(gain) > 0 and int(document) in index:
             judged[int(query) - 1][index[int(document)]] = int(gain)
-    if not len(texts) == len(numbers) == 1400 or len(queries) != 225:
+    if not len(titles) == len(texts) == len(numbers) == 1400 or len(queries) != 225:
         raise ValueError(
             f"{folder} holds {len(texts)} texts and {len(queries)} queries, expected 1400 and 225"
         )
-    return Cranfield(texts, queries, judged)
+    return Cranfield(titles, texts, queries, judged)
 
 
-def first_stages(
-    data: Cranfield, queries: Sequence[int], embedder: str | None
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Return float64[len(queries), 1400] scores of each first stage."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.preprocessing import normalize
+def first_stage(data: Cranfield, queries: Sequence[int], embedder: str, cache: Path | None) -> Float64s:
+    """Return float64[len(queries), 1400], cosines."""
+    kept = None if cache is None else cache.with_suffix(".npy")
+    if kept is not None and kept.exists():
+        vectors = np.load(kept)
+    else:
+        vectors = embed(Path(embedder), [*data.texts, *data.queries])
+        if kept is not None:
+            np.save(kept, vectors)
+    n = len(data.texts)
+    return np.asarray(vectors[n:][list(queries)] @ vectors[:n].T, np.float64)
 
-    everything = [Candidate(i, text, None, {}) for i, text in enumerate(data.texts)]
-    bm25 = LexicalReranker()
-    words = TfidfVectorizer(sublinear_tf=True, stop_words="english")
-    reduced = TruncatedSVD(256, random_state=0)
-    documents = normalize(reduced.fit_transform(words.fit_transform(data.texts)))
-    asked = normalize(reduced.transform(words.transform([data.queries[q] for q in queries])))
-    found = {
-        "BM25": np.array(
-            [np.nan_to_num(bm25.score(data.queries[q], everything)) for q in queries], np.float64
-        ),
-        "TF-IDF, 256 dimensions": np.asarray(asked @ documents.T, np.float64),
+
+def signals_of(
+    asked: argparse.Namespace, data: Cranfield, queries: Sequence[int], first: Float64s
+) -> tuple[list[list[int]], dict[str, list[Float64s]]]:
+    """Return the candidates of each query, and the scores that each signal gives them."""
+    model = Kept(CrossEncoderReranker(asked.model, cache_scores=0), asked.cache)
+    rerankers: dict[str, Any] = {
+        "cross-encoder": PassageReranker(model, words=asked.words, best=asked.best, fields=["title"]),
+        "lexical": LexicalReranker(["title"]),
     }
-    if embedder is not None:
-        vectors = embed(Path(embedder), [*data.texts, *(data.queries[q] for q in queries)])
-        n = len(data.texts)
-        found[EMBEDDINGS] = np.asarray(vectors[n:] @ vectors[:n].T, np.float64)
-    return found
+    if asked.whole:
+        rerankers["cross-encoder, whole"] = PassageReranker(model, words=100_000, fields=["title"])
+    found: dict[str, list[Float64s]] = {name: [] for name in ("vector", *rerankers)}
+    tops = []
+    for row, query in enumerate(queries):
+        top = np.argsort(-first[row], kind="stable")[: asked.depth].tolist()
+        tops.append(top)
+        candidates = [data.candidate(document) for document in top]
+        found["vector"].append(first[row, top])
+        for name, reranker in rerankers.items():
+            found[name].append(np.asarray(reranker.score(data.queries[query], candidates), np.float64))
+        if (row + 1) % 25 == 0:
+            print(f"{row + 1} of {len(queries)} queries", flush=True)
+    return tops, found
 
 
-def best_hits(data: Cranfield, scores: npt.NDArray[np.float64], depth: int) -> list[Hit]:
-    """Return the `depth` best documents as a search would."""
-    best = np.argsort(-scores, kind="stable")[:depth].tolist()
-    return [
-        Hit(i, float(scores[i]), -float(scores[i]), {}, {"text": data.texts[i]}, float(scores[i]), rank)
-        for rank, i in enumerate(best)
-    ]
+def mixes(names: Sequence[str]) -> Iterator[dict[str, float]]:
+    """Yield all weights of the signals in steps, each above 0, that add up to 1."""
+    for cut in itertools.combinations(range(1, STEPS), len(names) - 1):
+        edges = (0, *cut, STEPS)
+        yield dict(zip(names, np.diff(edges) / STEPS, strict=True))
 
 
-class Measured:
-    """One re-ranker over one first stage, query after query."""
+class Judge:
+    """nDCG@10 of a weighted sum of z-scores of signals, for each query."""
 
-    def __init__(self, first_stage: str, rerank: Rerank, depth: int) -> None:
-        self.first_stage = first_stage
-        self.stages = as_stages(rerank, depth)
-        self.blend = rerank.blend
-        self.before: list[float] = []
-        self.after: list[float] = []
-        self.ceiling: list[float] = []
-        self.spent_ms: list[float] = []
+    def __init__(
+        self, tops: list[list[int]], judged: list[dict[int, int]], signals: dict[str, list[Float64s]]
+    ) -> None:
+        self.tops, self.judged = tops, judged
+        self.raw = signals
+        self.scaled = {name: [normalize(s, "z_score") for s in each] for name, each in signals.items()}
+        self.before = self.quality({"vector": 1.0})
 
-    def add(self, query: str, judged: dict[int, int], hits: list[Hit]) -> None:
-        """Re-rank one query's hits and keep what it did."""
-        ranked, reports = apply(self.stages, query, hits, K)
-        self.before.append(ndcg([hit.id for hit in hits], judged, K))
-        self.after.append(ndcg([hit.id for hit in ranked], judged, K))
-        self.ceiling.append(recall([hit.id for hit in hits], judged))
-        self.spent_ms.append(reports[0].latency_ms)
+    def quality(self, weights: dict[str, float]) -> Float64s:
+        """Return float64[queries]."""
+        after = []
+        for row, (top, gains) in enumerate(zip(self.tops, self.judged, strict=True)):
+            fused = sum(weight * self.scaled[name][row] for name, weight in weights.items())
+            order = np.argsort(-np.asarray(fused), kind="stable").tolist()
+            after.append(ndcg([top[i] for i in order], gains, K))
+        return np.array(after)
 
-    def outcome(self) -> Outcome:
-        """Return what the queries so far say."""
-        difference = np.array(self.after) - np.array(self.before)
-        low, high = paired_interval(difference)
-        helped, hurt, unchanged = changes(self.before, self.after)
+    def held_out(self, names: Sequence[str]) -> tuple[Float64s, list[dict[str, float]]]:
+        """Return float64[queries], each judged with weights that other folds chose, and these weights."""
+        tried = [(weights, self.quality(weights)) for weights in mixes(names)]
+        fold = np.random.default_rng(1).permutation(len(self.tops)) % N_FOLDS
+        after, chosen = np.empty(len(self.tops)), []
+        for number in range(N_FOLDS):
+            weights, quality = max(tried, key=lambda each: float(each[1][fold != number].mean()))
+            after[fold == number] = quality[fold == number]
+            chosen.append({name: round(float(weight), 2) for name, weight in weights.items()})
+        return after, chosen
+
+    def outcome(self, name: str, after: Float64s, weights: list[dict[str, float]]) -> Outcome:
+        """Return what the re-ranked qualities say beside the first stage's."""
+        low, high = paired_interval(after - self.before)
+        helped, hurt, unchanged = changes(self.before.tolist(), after.tolist())
         return Outcome(
-            first_stage=self.first_stage,
-            reranker=self.stages[0].name + (f", {self.blend:g} of the first score" if self.blend else ""),
-            n_queries=len(difference),
-            recall_at_depth=round(float(np.mean(self.ceiling)), 4),
-            ndcg_before=round(float(np.mean(self.before)), 4),
-            ndcg_after=round(float(np.mean(self.after)), 4),
-            difference=round(float(difference.mean()), 4),
+            reranker=name,
+            n_queries=len(after),
+            ndcg_before=round(float(self.before.mean()), 4),
+            ndcg_after=round(float(after.mean()), 4),
+            difference=round(float((after - self.before).mean()), 4),
             interval_95=(round(low, 4), round(high, 4)),
             n_helped=helped,
             n_hurt=hurt,
             n_unchanged=unchanged,
-            p50_ms=round(float(np.percentile(self.spent_ms, 50)), 1),
-            p95_ms=round(float(np.percentile(self.spent_ms, 95)), 1),
+            weights=weights,
         )
 
 
-def rerankers(model: str | None, max_length: int, text: str) -> list[Rerank]:
-    """Return what is compared. The cross-encoder's scores are kept, so that blends cost nothing more."""
-    found = [Rerank(LexicalReranker())]
-    if model is not None:
-        cross_encoder = CrossEncoderReranker(model, max_length=max_length, cache_scores=100_000)
-        cross_encoder.score("warm up", [Candidate(0, text, None, {})])
-        found += [Rerank(cross_encoder, blend=blend) for blend in (0.0, 0.3, 0.5)]
+def outcomes_of(judge: Judge) -> list[Outcome]:
+    """Return every way of re-ranking: alone, evenly blended, and with weights that other folds chose."""
+    models = [name for name in judge.raw if name != "vector"]
+    sets = [(name,) for name in models]
+    sets += [(name, "lexical") for name in models if name != "lexical"]
+    found = []
+    for names in sets:
+        if len(names) == 1:
+            found.append(judge.outcome(f"{names[0]}, alone", judge.quality({names[0]: 1.0}), []))
+        mixed = ("vector", *names)
+        even = judge.quality(dict.fromkeys(mixed, 1.0 / len(mixed)))
+        found.append(judge.outcome(f"{', '.join(mixed)}: even", even, []))
+        after, weights = judge.held_out(mixed)
+        found.append(judge.outcome(f"{', '.join(mixed)}: chosen on other folds", after, weights))
     return found
-
-
-def sample(n_all: int, n: int) -> list[int]:
-    """Return n of the queries in a seeded order."""
-    return np.random.default_rng(0).permutation(n_all)[:n].tolist()
-
-
-def machine() -> dict[str, Any]:
-    """Return what the milliseconds were measured on."""
-    return {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
 
 
 def main() -> None:
@@ -189,69 +242,49 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="the folder of the collection's three files")
-    parser.add_argument("--model", help="a cross-encoder's folder or name")
-    parser.add_argument("--embedder", help="an embedding model's folder")
-    parser.add_argument("--first", action="append", help="only this first stage; can be repeated")
+    parser.add_argument("--model", required=True, help="a cross-encoder's folder or name")
+    parser.add_argument("--embedder", required=True, help="an embedding model's folder")
     parser.add_argument("--queries", type=int, default=225)
     parser.add_argument("--depth", type=int, default=50)
-    parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--words", type=int, default=72, help="of a passage")
+    parser.add_argument("--best", type=int, default=1, help="passages of an abstract that the model reads")
+    parser.add_argument("--whole", action="store_true", help="score whole abstracts too; slow")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cache", type=Path, help="a file that keeps logits; made where it is absent")
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
-    if asked.model:
-        import torch
+    import torch
 
-        torch.set_num_threads(asked.threads)
+    torch.set_num_threads(asked.threads)
     data = load(asked.data)
-    queries = sample(len(data.queries), asked.queries)
-    compared = rerankers(asked.model, asked.max_length, data.texts[0])
-    stages = {
-        name: scores
-        for name, scores in first_stages(data, queries, asked.embedder).items()
-        if not asked.first or name in asked.first
-    }
-    measured = [
-        [
-            Measured(name, rerank, asked.depth)
-            for rerank in compared
-            if (name, rerank) != ("BM25", compared[0])
-        ]
-        for name in stages
-    ]
-    for row, query in enumerate(queries):
-        for scores, each in zip(stages.values(), measured, strict=True):
-            hits = best_hits(data, scores[row], asked.depth)
-            for one in each:
-                one.add(data.queries[query], data.judged[query], hits)
-        if (row + 1) % 25 == 0 or row + 1 == len(queries):
-            outcomes = [one.outcome() for each in measured for one in each]
-            write(asked, outcomes)
-            print(f"{row + 1} of {len(queries)} queries", flush=True)
-    for one in outcomes:
-        print(
-            f"{one.first_stage:24} {one.reranker:60} nDCG@{K} {one.ndcg_before:.3f} -> {one.ndcg_after:.3f} "
-            f"[{one.interval_95[0]:+.3f}, {one.interval_95[1]:+.3f}]  "
-            f"+{one.n_helped} -{one.n_hurt} ={one.n_unchanged}  "
-            f"p50 {one.p50_ms:.0f} ms, p95 {one.p95_ms:.0f} ms"
-        )
-    print(f"wrote {asked.out}")
-
-
-def write(asked: argparse.Namespace, outcomes: list[Outcome]) -> None:
-    """Write the report of the queries so far."""
+    queries = np.random.default_rng(0).permutation(len(data.queries))[: asked.queries].tolist()
+    first = first_stage(data, queries, asked.embedder, asked.cache)
+    tops, signals = signals_of(asked, data, queries, first)
+    judged = [data.judged[query] for query in queries]
+    outcomes = outcomes_of(Judge(tops, judged, signals))
+    ceiling = np.mean([recall(top, gains) for top, gains in zip(tops, judged, strict=True)])
+    command = (
+        "python benchmarks/rerank_cranfield.py --data FOLDER --model CHECKPOINT --embedder CHECKPOINT "
+        f"--queries {asked.queries} --depth {asked.depth} --words {asked.words} --best {asked.best}"
+    )
     report = {
-        "command": "python benchmarks/rerank_cranfield.py --data FOLDER --model CHECKPOINT "
-        "--embedder CHECKPOINT "
-        f"--queries {asked.queries} --depth {asked.depth} --max-length {asked.max_length} "
-        f"--threads {asked.threads}",
-        "depth": asked.depth,
+        "command": command + (" --whole" if asked.whole else ""),
         "k": K,
-        "max_length": asked.max_length,
-        "machine": machine(),
+        "depth": asked.depth,
+        "recall_at_depth": round(float(ceiling), 4),
+        "first_stage": "cosine of MiniLM-L6 embeddings",
+        "cross_encoder": "ms-marco-MiniLM-L-12-v2, weights from 8 bits",
         "outcomes": [asdict(one) for one in outcomes],
     }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(report, indent=2) + "\n")
+    for one in outcomes:
+        print(
+            f"{one.reranker:60} nDCG@{K} {one.ndcg_before:.4f} -> {one.ndcg_after:.4f} {one.difference:+.4f} "
+            f"[{one.interval_95[0]:+.4f}, {one.interval_95[1]:+.4f}]  "
+            f"+{one.n_helped} -{one.n_hurt} ={one.n_unchanged}"
+        )
+    print(f"wrote {asked.out}")
 
 
 if __name__ == "__main__":

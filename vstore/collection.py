@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,9 @@ from vstore.query.resident import ResidentShards
 from vstore.query.scan import Scanned, scan
 from vstore.query.search import explain, hits_of, rank
 from vstore.query.warming import warm
+from vstore.rerank.learned import LearnedFusion
 from vstore.rerank.stage import apply, as_stages, depth_of
+from vstore.rerank.stored import FusionShelf, bound
 from vstore.settings import QueryLimits
 from vstore.shard.reader import Shard
 from vstore.types import BatchHits, FieldType, Hits, Receipt, Record, Warmed
@@ -57,6 +59,7 @@ class Collection(Handle, BulkLoads):
         super().__init__(name, parts, at, opening=opening, on_close=on_close)
         self._filters = CompiledFilters(self._loaded.shown.schema)
         self._resident = ResidentShards(parts.engine.cache, parts.engine.passing)
+        self._shelf: FusionShelf | None = None
 
     # Writing.
 
@@ -238,6 +241,56 @@ class Collection(Handle, BulkLoads):
             snapshot.close()
             return version
 
+    # Learned fusions.
+
+    def save_fusion(self, name: str, fusion: LearnedFusion) -> None:
+        """Store a learned fusion with the collection: `search(rerank="fusion:NAME")` applies it.
+
+        Of signals that are models the names alone are stored; `fusion` takes the models.
+
+        Args:
+            name: as names of collections are.
+            fusion: what `vstore.rerank.learned.train` returned.
+
+        Raises:
+            InvalidSetting: it is something else, or the name is taken or none.
+            WriterFenced, StorageError, ReadOnly.
+        """
+        with self._writing():
+            self._fusions().put(name, fusion)
+
+    def fusion(self, name: str, signals: Mapping[str, Any] | None = None) -> LearnedFusion:
+        """Return a stored fusion.
+
+        Args:
+            name: as `save_fusion` was given.
+            signals: by name, those that are models; what the fusion does not use is left.
+
+        Raises:
+            InvalidSetting: there is none of that name, or a signal is missing.
+            CorruptData: it is damaged.
+            MissingDependency: lightgbm cannot be imported.
+            StorageError: the store failed.
+        """
+        return self._fusions().get(name, signals or {})
+
+    def fusions(self) -> list[str]:
+        """Return the names of the stored fusions."""
+        return self._fusions().names()
+
+    def delete_fusion(self, name: str) -> None:
+        """Delete a stored fusion. Unknown names are no error."""
+        with self._writing():
+            self._fusions().delete(name)
+
+    def _fusions(self) -> FusionShelf:
+        collection_id = self._view().manifest.collection_id
+        prefix = layout.fusion_prefix(self._name, collection_id)
+        shelf = self._shelf
+        if shelf is None or shelf.prefix != prefix:
+            shelf = self._shelf = FusionShelf(self._parts.catalog.store, prefix)
+        return shelf
+
     # Reading.
 
     def get(self, ids: Any) -> list[Record | None]:
@@ -273,7 +326,8 @@ class Collection(Handle, BulkLoads):
             filter: an F expression or a dict; None takes every row.
             recall: the share of the true k best to aim for; 1 searches exactly.
             ef: beam width, instead of the one that `recall` stands for.
-            rerank: a re-ranker, a `Rerank`, a list of them, or a callable (query, documents) -> scores.
+            rerank: a re-ranker, a `Rerank`, a list of them, a callable (query, documents) -> scores, or
+                "fusion:NAME", which `save_fusion` stored.
             rerank_depth: how many of the first stage's hits are re-ranked.
             query_document: the query's own text or image, for the re-ranker.
             limits: deadline, requests, bytes and cancellation of this search; default: those of the settings.
@@ -284,7 +338,7 @@ class Collection(Handle, BulkLoads):
             RerankError: the re-ranker broke its contract.
             StorageError, FormatError: the store failed, or its bytes did not hold.
         """
-        stages = as_stages(rerank, rerank_depth)
+        stages = bound(as_stages(rerank, rerank_depth), self.fusion)
         depth = depth_of(stages, check_k(k))
 
         def answer(view: CollectionView[Shard]) -> Hits:

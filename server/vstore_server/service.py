@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 import vstore
-from vstore import BatchHits, Database, Hits, IndexSettings, Rerank
+from vstore import BatchHits, Collection, Database, Hits, IndexSettings, Rerank
 from vstore.cancel import checking
 from vstore.errors import InvalidSetting, nearest
 from vstore.rerank.callables import as_reranker, name_of
+from vstore.rerank.stored import SCHEME as FUSION
 from vstore.serving import CheckedSearch, checked_search
 from vstore.types import Candidate, Reranker
 from vstore_server import messages
@@ -235,7 +236,9 @@ class Service(VersionMethods):
             asked.query,
             asked.k,
             **asked.settings,
-            rerank=None if asked.stages is None else [self._stage(stage, call) for stage in asked.stages],
+            rerank=None
+            if asked.stages is None
+            else [self._stage(stage, collection, call) for stage in asked.stages],
             rerank_depth=asked.depth,
             query_document=asked.document,
         )
@@ -386,7 +389,7 @@ class Service(VersionMethods):
         self._at_most("ef", ef or 0, self.limits.ef)
         return {"filter": self._filter(reader), "recall": reader.number("recall", 0.95), "ef": ef}
 
-    def _stage(self, stage: Any, call: Call) -> Rerank:
+    def _stage(self, stage: Any, collection: Collection, call: Call) -> Rerank:
         reader = Reader(stage if isinstance(stage, dict) else {"model": stage}, "Search: rerank")
         name = reader.text("model")
         depth, blend = reader.whole("depth", None), reader.number("blend", None)
@@ -394,6 +397,9 @@ class Service(VersionMethods):
         on_error = reader.text("on_error", "raise")
         reader.done()
         model = self._rerankers.get(name)
+        if model is None and name.startswith(FUSION):
+            # Of its signals, those that are models are the operator's, by name.
+            model = collection.fusion(name.removeprefix(FUSION), self._rerankers)
         if model is None:
             known = ", ".join(sorted(self._rerankers)) or "none"
             raise InvalidSetting(

@@ -8,6 +8,7 @@ data/<name>/<collection id>/shards/<shard id>.shard
 data/<name>/<collection id>/dead/<shard id>.<id>  rows dead since their shard was built
 data/<name>/<collection id>/pins/tag.<tag>        a manifest that is kept under a name
 data/<name>/<collection id>/pins/lease.<id>       a version that somebody reads
+data/<name>/<collection id>/fusions/<fusion>      a learned fusion of re-ranking signals
 """
 
 from __future__ import annotations
@@ -108,3 +109,8 @@ def tag_key(name: str, collection_id: str, tag: object) -> str:
 def lease_key(name: str, collection_id: str, unique: str) -> str:
     """Return the name of a lease."""
     return f"{pin_prefix(name, collection_id)}lease.{unique}"
+
+
+def fusion_prefix(name: str, collection_id: str) -> str:
+    """Return what the names of a collection's learned fusions begin with."""
+    return f"{data_prefix(name, collection_id)}fusions/"

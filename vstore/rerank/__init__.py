@@ -2,10 +2,11 @@
 
 `plan` what a search asks for, `stage` what it does, `scores` its arithmetic, `documents` what models read,
 `images` how image references are opened, `work` what a model reports. `engine` batches pairs across searches,
-`score_cache` remembers scores, `pairs` joins both. Models: `lexical`, `cross_encoder` (`text_scorers`),
-`vision_language` (`vision_prompts`, `vision_qwen`, `vision_remote`), `late_interaction` (`encoders`), `http`,
-`adapters`, `callables`. `fusion` and `boost` combine scores; `metrics` and `evaluation` measure. Models are
-imported when they are first named, and their libraries on construction. Imports settings, types and errors.
+`score_cache` remembers scores, `pairs` joins both. Models: `lexical`, `cross_encoder` (`text_scorers`,
+`packed`), `vision_language` (`vision_prompts`, `vision_qwen`, `vision_remote`), `late_interaction`
+(`encoders`), `http`, `adapters`, `callables`, `passages`. `fusion`, `learned` (`stored`) and `boost` combine
+scores; `metrics` and `evaluation` measure. Models are imported when they are first named, and their libraries
+on construction. Imports settings, types and errors.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vstore.rerank.images import ImageLimits
     from vstore.rerank.late_interaction import LateInteractionReranker
     from vstore.rerank.lexical import LexicalReranker
+    from vstore.rerank.passages import PassageReranker
     from vstore.rerank.vision_language import VisionLanguageReranker
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "ImageLimits",
     "LateInteractionReranker",
     "LexicalReranker",
+    "PassageReranker",
     "Rerank",
     "SentenceTransformersReranker",
     "Stage",
@@ -65,6 +68,7 @@ _LATER = {
     "ImageLimits": "images",
     "LateInteractionReranker": "late_interaction",
     "LexicalReranker": "lexical",
+    "PassageReranker": "passages",
     "VisionLanguageReranker": "vision_language",
 }
 

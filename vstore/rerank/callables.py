@@ -54,7 +54,11 @@ def as_reranker(model: Any) -> Reranker:
         InvalidSetting: it is none of these, or a class instead of an instance.
     """
     if isinstance(model, str):
-        # Imported here: the adapters know every shipped model, and these know this module.
+        # Imported here: these modules know every shipped model, and the models know this one.
+        if model.startswith("fusion:"):
+            from vstore.rerank.stored import StoredFusion
+
+            return StoredFusion(model.removeprefix("fusion:"))
         from vstore.rerank.adapters import load_reranker
 
         return load_reranker(model)

@@ -25,8 +25,8 @@ from vstore.rerank.torch_parts import (
 )
 from vstore.types import Candidate, Float32s
 
-CPU_BATCH_TOKENS = 1024
-"""On a CPU a batch's activations should stay in its caches; larger ones are slower, not faster."""
+CPU_BATCH_TOKENS = 2048
+"""On a CPU a batch's activations should stay in its caches; much larger ones are slower, not faster."""
 GPU_BATCH_TOKENS = 16_384
 
 
@@ -44,8 +44,8 @@ class CrossEncoderReranker(PairReranker):
             adapter's folder.
         max_length: tokens of a pair, its special tokens included; the longer of query and document
             is cut to fit. Default: what the model takes, at most 512.
-        batch_tokens: tokens of a batch, padding included; a dial for memory. Default: 1,024 on a CPU,
-            16,384 on a GPU.
+        batch_tokens: tokens of a batch, padding included; a dial for memory. Default: 2,048 for each
+            of torch's threads on a CPU, 16,384 on a GPU.
         batch_size: pairs of a batch at most.
         device: "cpu", "cuda", "cuda:1", "mps"; by default a GPU where torch sees one.
         dtype: "float32", "bfloat16" or "float16"; the last two are for GPUs and cost precision.
@@ -79,8 +79,10 @@ class CrossEncoderReranker(PairReranker):
         self.path = str(name_or_path)
         self.name = f"cross-encoder {Path(self.path).name}"
         self.device = device_of(torch, device)
-        if batch_tokens is None:
-            batch_tokens = CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
+        if batch_tokens is None and self.device.type == "cpu":
+            batch_tokens = CPU_BATCH_TOKENS * torch.get_num_threads()
+        elif batch_tokens is None:
+            batch_tokens = GPU_BATCH_TOKENS
         scorer: TextScorer
         if _is_causal(self.path, transformers):
             scorer = CausalScorer(
@@ -101,7 +103,7 @@ class CrossEncoderReranker(PairReranker):
         self._engine = Engine(
             self.name,
             scorer.forward,
-            BatchLimits(tokens=batch_tokens, pairs=batch_size),
+            BatchLimits(tokens=batch_tokens, pairs=batch_size, pads=scorer.pads),
             is_out_of_memory=is_out_of_memory,
         )
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,8 @@ class BatchLimits:
     """A batch holds no pair shorter than this share of its longest, once it has `small_tokens`."""
     small_tokens: int = 512
     """Batches under so many tokens take shorter pairs too: padding costs less than another batch."""
+    pads: bool = True
+    """Whether the model pads a batch to its longest pair; where not, only the sum of tokens counts."""
     pending_pairs: int = 4096
     """The queue's bound: a call that finds it full waits, first come first served."""
 
@@ -99,11 +101,12 @@ def choose(calls: Sequence[Sequence[Pair]], limits: BatchLimits) -> list[Pair]:
     others.sort(key=lambda each: each[:2])
     batch = [anchor]
     longest = max(anchor.n_tokens, 1)
+    total = longest
     for _, _, pair in others:
-        padded = (len(batch) + 1) * longest
-        if len(batch) == limits.pairs or padded > limits.tokens:
+        total += longest if limits.pads else pair.n_tokens
+        if len(batch) == limits.pairs or total > limits.tokens:
             break
-        if pair.n_tokens < limits.alike * longest and padded > limits.small_tokens:
+        if limits.pads and pair.n_tokens < limits.alike * longest and total > limits.small_tokens:
             break
         batch.append(pair)
     return batch
@@ -310,10 +313,9 @@ class Engine:
         half = len(pairs) // 2
         if self._is_out_of_memory(failure):
             # The next batches are small enough from the start.
-            longest = max(pair.n_tokens for pair in pairs)
-            smaller = max(half * longest, 1)
+            smaller = max(half * max(pair.n_tokens for pair in pairs), 1)
             if smaller < self.limits.tokens:
-                self.limits = _with_tokens(self.limits, smaller)
+                self.limits = replace(self.limits, tokens=smaller)
         del failure
         # One pair that a model falls over must not sink the rest.
         self._score(pairs[:half], payloads[:half])
@@ -338,9 +340,5 @@ class Engine:
                 if owner is not None:
                     owner.work.n_pairs += 1
                     owner.work.n_tokens += pair.n_tokens
-                    owner.work.n_padded_tokens += longest
+                    owner.work.n_padded_tokens += longest if self.limits.pads else pair.n_tokens
                     owner.work.forward_ms += spent_ms * pair.n_tokens / total
-
-
-def _with_tokens(limits: BatchLimits, tokens: int) -> BatchLimits:
-    return BatchLimits(tokens, limits.pairs, limits.alike, limits.small_tokens, limits.pending_pairs)

@@ -81,6 +81,7 @@ class LearnedFusion:
             f"the model was trained on the signals {', '.join(known)}, and these are {', '.join(signals)}",
         )
         self.names = tuple(signals)
+        self.signals = dict(signals)
         self.result = result
         self.name = f"learned fusion of {', '.join(signals)}"
 
@@ -94,11 +95,37 @@ class LearnedFusion:
 
     def save(self, path: str | Path) -> None:
         """Write the model, the names of its signals and what was measured as one JSON file."""
+        described = {"format": _FORMAT, "signals": self.names, **self.described()}
+        Path(path).write_text(json.dumps(described))
+
+    def described(self) -> dict[str, Any]:
+        """Return `result` and `model` as plain values; `of` makes a fusion of them again."""
         result = None
         if self.result is not None:
             result = {name: getattr(self.result, name) for name in LearnedResult.__slots__}
-        described = {"format": _FORMAT, "signals": self.names, "result": result, "model": self._text}
-        Path(path).write_text(json.dumps(described))
+        return {"result": result, "model": self._text}
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any], signals: Mapping[str, Any], where: str) -> LearnedFusion:
+        """Make a fusion of what `described` returned.
+
+        Args:
+            described: read from `where`.
+            signals: as in training.
+            where: for messages.
+
+        Raises:
+            CorruptData: it is something else.
+            InvalidSetting: other signals than it was trained on.
+        """
+        try:
+            found, result = None, described["result"]
+            if result is not None:
+                found = LearnedResult(**{**result, "interval_95": tuple(result["interval_95"])})
+            model = str(described["model"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptData(f"{where} is no learned fusion ({type(error).__name__}: {error})") from error
+        return cls(signals, model, found)
 
     @classmethod
     def load(cls, path: str | Path, signals: Mapping[str, Any]) -> LearnedFusion:
@@ -112,14 +139,9 @@ class LearnedFusion:
             described = json.loads(Path(path).read_text())
             if described["format"] != _FORMAT:
                 raise ValueError(f"format {described['format']}, expected {_FORMAT}")
-            result = described["result"]
-            found = None
-            if result is not None:
-                found = LearnedResult(**{**result, "interval_95": tuple(result["interval_95"])})
-            model = str(described["model"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptData(f"{path} is no learned fusion ({type(error).__name__}: {error})") from error
-        return cls(signals, model, found)
+        return cls.of(described, signals, str(path))
 
 
 def train(

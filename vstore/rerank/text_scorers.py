@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vstore.rerank.lora import base_of, open_weights
+from vstore.rerank.packed import PackedEncoder
 from vstore.rerank.pairs import encodable
 from vstore.rerank.torch_parts import named_error
 from vstore.settings import require
@@ -26,6 +27,8 @@ class TextScorer(Protocol):
     max_length: int
     model: Any
     tokenizer: Any
+    pads: bool
+    """Whether a batch costs as much as if all its pairs were as long as the longest."""
 
     def encode(self, query: str, documents: Sequence[str]) -> list[dict[str, list[int]]]:
         """Return the inputs of each pair, `input_ids` among them."""
@@ -39,6 +42,8 @@ class TextScorer(Protocol):
 
 class ClassificationScorer:
     """A checkpoint of one label, as BERT cross-encoders are: query and document as a pair encoding.
+
+    On a CPU in float32 the usual architectures run without padding (`packed`).
 
     Raises:
         InvalidSetting: it has other than one label, lacks weights or its tokenizer, or cannot be opened.
@@ -65,6 +70,9 @@ class ClassificationScorer:
             raise named_error(path, "a cross-encoder", error) from error
         self.model = model.eval().to(device)
         self._device = device
+        self._packed: PackedEncoder | None = None
+        self._packed_weights: list[tuple[int, int]] = []
+        self.pads = not PackedEncoder.supports(self.model)
         self.max_length = _max_length(max_length, self.tokenizer, config)
         self._left = self.tokenizer.padding_side == "left"
         # A fast tokenizer keeps truncation as state and refuses to be used by two threads at once.
@@ -88,9 +96,21 @@ class ClassificationScorer:
 
     def forward(self, pairs: list[dict[str, list[int]]]) -> Float32s:
         """Return float32[n], raw logits."""
+        packed = self._without_padding()
+        if packed is not None:
+            return packed.forward(pairs)
         with self._torch.inference_mode():
             scores: Float32s = self.logits(pairs).cpu().numpy()
         return scores
+
+    def _without_padding(self) -> PackedEncoder | None:
+        """Return the model without padding, made anew where training has changed the weights since."""
+        weights = [(id(weight), weight._version) for weight in self.model.parameters()]
+        if weights != self._packed_weights:
+            supported = PackedEncoder.supports(self.model)
+            self._packed = PackedEncoder(self._torch, self.model) if supported else None
+            self._packed_weights = weights
+        return self._packed
 
     def logits(self, pairs: list[dict[str, list[int]]]) -> Any:
         """Return a float32 tensor [n] of raw logits, with gradients where they are on."""
@@ -182,6 +202,7 @@ class CausalScorer:
         instruction: str | None,
     ) -> None:
         self._torch = torch
+        self.pads = True
         try:
             config = transformers.AutoConfig.from_pretrained(base_of(path))
             require(

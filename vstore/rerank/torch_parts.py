@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,29 @@ def import_torch(reader: str) -> tuple[Any, Any]:
             f"{reader} needs torch and transformers ({error}); run: pip install 'vstore[rerank]'"
         ) from error
     return torch, transformers
+
+
+def alone_library(torch: Any) -> Any:
+    """Return the library through which `compute_alone` works, or None where this torch has none (no MKL)."""
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        found = (library.omp_set_num_threads, library.MKL_Set_Num_Threads_Local)
+    except (OSError, AttributeError):
+        return None
+    return library if all(found) else None
+
+
+def compute_alone(torch: Any) -> None:
+    """Let torch's operations of the calling thread run on that thread alone, and change no other thread.
+
+    torch.set_num_threads would change the matrix products of the whole process.
+    """
+    library = alone_library(torch)
+    if library is not None:
+        # Its first question to a thread sets what the next lines change.
+        torch.get_num_threads()
+        library.omp_set_num_threads(1)
+        library.MKL_Set_Num_Threads_Local(1)
 
 
 def device_of(torch: Any, device: str | None) -> Any:

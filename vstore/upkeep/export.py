@@ -12,7 +12,7 @@ import crc32c
 import numpy as np
 
 from vstore.cache import BlockCache
-from vstore.catalog import Catalog
+from vstore.catalog import Catalog, layout
 from vstore.catalog.pins import At, find_snapshot
 from vstore.errors import InvalidInput, StorageError, VstoreError
 from vstore.format.columns import column_values
@@ -22,6 +22,7 @@ from vstore.ingest.batches import take_rows
 from vstore.ingest.reader import load_view, open_snapshot
 from vstore.ingest.view import CollectionView
 from vstore.progress import Report
+from vstore.rerank.stored import FusionShelf
 from vstore.settings import Settings
 from vstore.shard import sections
 from vstore.shard.reader import Shard
@@ -72,7 +73,9 @@ def export_collection(
     else:
         view = open_snapshot(catalog, find_snapshot(catalog, name, at), settings, open_shard=open_shard)
     manifest = view.manifest
-    described = Export(manifest.name, view.schema, manifest.index, view.n_live, {})
+    shelf = FusionShelf(catalog.store, layout.fusion_prefix(manifest.name, manifest.collection_id))
+    fusions = {fusion: shelf.get_bytes(fusion) for fusion in shelf.names()}
+    described = Export(manifest.name, view.schema, manifest.index, view.n_live, {}, fusions)
     return write_export(described, _row_batches(view), path, progress)
 
 

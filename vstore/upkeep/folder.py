@@ -16,7 +16,7 @@ import datetime as dt
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,8 @@ class Export:
     index: IndexSettings
     n_rows: int
     files: Mapping[str, FileCheck]
+    fusions: Mapping[str, bytes] = field(default_factory=dict)
+    """Learned fusions as they are stored, with their checksums, by name."""
 
 
 def encode_export(export: Export) -> bytes:
@@ -66,6 +68,7 @@ def encode_export(export: Export) -> bytes:
         "index": asdict(export.index),
         "n_rows": export.n_rows,
         "files": {name: asdict(check) for name, check in export.files.items()},
+        "fusions": {name: base64.b64encode(data).decode() for name, data in export.fusions.items()},
     }
     return json.dumps(stored, indent=2).encode() + b"\n"
 
@@ -107,6 +110,10 @@ def read_export(path: Path) -> Export:
             index,
             int(stored["n_rows"]),
             {name: FileCheck(**stored["files"][name]) for name in (VECTORS, ROWS)},
+            {
+                str(name): base64.b64decode(data, validate=True)
+                for name, data in stored.get("fusions", {}).items()
+            },
         )
 
 

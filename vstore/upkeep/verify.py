@@ -28,6 +28,7 @@ from vstore.format.rows_codec import hash_keys
 from vstore.ingest.batches import Keys, kind_of, take_keys
 from vstore.ingest.schema import since_of, was_changed
 from vstore.progress import Report
+from vstore.rerank.stored import decode as decode_fusion
 from vstore.settings import Settings
 from vstore.shard.reader import Shard
 from vstore.types import Int64s
@@ -116,11 +117,21 @@ class _CollectionCheck:
         mine += [m for m in self._tagged(pins) if m.version not in known]
         named = {key for manifest in mine for entry in manifest.shards for key in _objects_of(entry)}
         self.findings.expect_bytes(sum(stored.get(key, 0) for key in {*named, *log.values()}))
-        self.report.n_unnamed += len(set(stored) - named - set(log.values()) - set(pins))
+        fusion_prefix = layout.fusion_prefix(self.name, latest.collection_id)
+        fusions = {key for key in stored if key.startswith(fusion_prefix)}
+        self.report.n_unnamed += len(set(stored) - named - set(log.values()) - set(pins) - fusions)
+        self._check_fusions(sorted(fusions))
         self._check_log(log, latest)
         self._check_shards(mine, latest)
         self._forget_what_was_collected(n_before)
         return True
+
+    def _check_fusions(self, keys: list[str]) -> None:
+        for key in keys:
+            with self.findings.of(key), suppress(ObjectNotFound):
+                data = self.store.get(key)
+                self.findings.read_bytes(len(data))
+                decode_fusion(data, f"{self.store.url}: {key}")
 
     # Manifests.
 
