@@ -30,7 +30,8 @@ TRUNKS = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta"}
 class PackedEncoder:
     """A one-label BERT, RoBERTa or XLM-RoBERTa classifier in float32. Use `supports` first.
 
-    It holds the weights as they are when it is made; those of query, key and value are copied. Uses as many threads as `torch.get_num_threads()` says when it is made.
+    It holds the weights as they are when it is made; those of query, key and value are copied. Uses as many
+    threads as `torch.get_num_threads()` says then.
 
     Args:
         torch: the module.
