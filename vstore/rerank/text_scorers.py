@@ -114,6 +114,9 @@ class ClassificationScorer:
 
     def logits(self, pairs: list[dict[str, list[int]]]) -> Any:
         """Return a float32 tensor [n] of raw logits, with gradients where they are on."""
+        if self._torch.is_grad_enabled():
+            # Adapters are merged past the weights' own counters of changes.
+            self._packed_weights = []
         fills = dict.fromkeys(pairs[0], 0) | {"input_ids": self.tokenizer.pad_token_id}
         inputs, mask = padded(pairs, fills, left=self._left)
         torch = self._torch
