@@ -2,10 +2,13 @@
 
     python -m benchmarks.server [--quick] [--peers] [--peers-python PYTHON]
 
-Embedded and server answer the same queries in turns; medians of the turns count. Load comes from the
-Python clients of each system, as threads of processes beside the server's. With --peers a chromadb server
-and milvus-lite are loaded in the same way with the same rows (`server_peers.py`, run by --peers-python, which
-has them). Prints every floor with its ratio; writes JSON and a picture of latency against load.
+Embedded and server answer the same queries in turns; medians of the turns count. "Embedded, two threads"
+is what two Python threads get from `collection.search`, one query a call. Load comes from the Python
+clients of each system, in a process beside the server's: tasks of `vstore.aio`, each with a connection of
+its own and each of whose answers is compared with the embedded store's; threads for the others. With
+--peers a chromadb server and milvus-lite are loaded in the same way with the same rows
+(`server_peers.py`, run by --peers-python, which has them). Prints every floor with its ratio; writes JSON
+and a picture of latency against load.
 """
 
 from __future__ import annotations
@@ -110,11 +113,12 @@ def one_client(embedded: Any, remote: Any, queries: np.ndarray) -> dict[str, Any
 
 def under_load(embedded: Any, url: str, queries: np.ndarray, seconds: float) -> dict[str, Any]:
     """Measure two threads embedded, and so many clients of the server, in turns; then each load once."""
+    right = np.array([embedded.search(query, K).ids for query in queries])
     turns = []
     for _ in range(3):
         own = two_threads(embedded, queries, seconds)
-        turns.append({"embedded_qps": own, **load_line(url, queries, 16, seconds)})
-    lines = [load_line(url, queries, n, seconds) for n in CLIENTS]
+        turns.append({"embedded_qps": own, **load_line(url, queries, right, 16, seconds)})
+    lines = [load_line(url, queries, right, n, seconds) for n in CLIENTS]
     ratio = statistics.median(turn["qps"] / turn["embedded_qps"] for turn in turns)
     batch = statistics.median(batch_qps(embedded, queries) for _ in range(3))
     return {

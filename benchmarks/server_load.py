@@ -1,10 +1,14 @@
 """Load on a server, and what is measured of it; a program too, so that clients share no interpreter.
 
 python -m benchmarks.server_load URL FILE N SECONDS
+
+The N clients of vstore are tasks of one process; each has a connection of its own and waits for its answer
+before it asks again, as the threads do that load the others' servers (`hammer`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -17,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+import vstore
+
 K = 10
 CLIENTS = (1, 2, 4, 8, 16, 32)
-_PROCESSES = 2
 
 
 def points(n: int, dim: int, seed: int) -> np.ndarray:
@@ -97,45 +102,64 @@ def hammer(
     return [one for own in spent for one in own]
 
 
-def load_line(url: str, queries: np.ndarray, n: int, seconds: float) -> dict[str, Any]:
-    """Load a server of vstore from n clients in up to two processes; QPS and milliseconds."""
+def load_line(url: str, queries: np.ndarray, right: np.ndarray, n: int, seconds: float) -> dict[str, Any]:
+    """Load a server of vstore from n clients of another process; QPS and milliseconds.
+
+    Args:
+        url: of the server.
+        queries: float32[m, d].
+        right: int64[m, K], the embedded store's answers; every answer is compared.
+        n: clients.
+        seconds: how long.
+    """
     with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "queries.npy"
-        np.save(file, queries)
-        shares = [part for part in (n - n // _PROCESSES, n // _PROCESSES) if part]
-        command = [sys.executable, "-m", "benchmarks.server_load", url, str(file)]
-        workers = [
-            subprocess.Popen(
-                [*command, str(part), str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            for part in shares
-        ]
-        for worker in workers:
-            assert worker.stdout is not None
-            worker.stdout.readline()
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-        spent = [one for worker in workers for one in json.loads(worker.communicate()[0])]
+        file = Path(place) / "queries.npz"
+        np.savez(file, queries=queries, right=right)
+        command = [sys.executable, "-m", "benchmarks.server_load", url, str(file), str(n), str(seconds)]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    spent = json.loads(ended.stdout)
     return {"clients": n, "qps": len(spent) / seconds, **percentiles(spent)}
 
 
+async def ask_for(url: str, queries: np.ndarray, right: np.ndarray, n: int, seconds: float) -> list[float]:
+    """Ask from n clients for so long, each as soon as it was answered; return all calls' milliseconds.
+
+    A client is a task of `vstore.aio`, with a connection and a stream of its own while it waits.
+
+    Raises:
+        RuntimeError: an answer is not the embedded store's.
+    """
+    database = await vstore.aio.connect(url)
+    collection = await database.collection("c")
+    spent: list[float] = []
+    begin, expected = asyncio.Barrier(n), [ids.tolist() for ids in right]
+
+    async def client(number: int) -> None:
+        at = number * 37
+        for _ in range(5):
+            await collection.search(queries[at % len(queries)], K)
+        await begin.wait()
+        until = time.perf_counter() + seconds
+        while (started := time.perf_counter()) < until:
+            row = at % len(queries)
+            ids = (await collection.search(queries[row], K)).ids
+            spent.append((time.perf_counter() - started) * 1e3)
+            if ids != expected[row]:
+                raise RuntimeError(f"query {row}: {ids} came, not {expected[row]}")
+            at += 1
+
+    async with asyncio.TaskGroup() as clients:
+        for number in range(n):
+            clients.create_task(client(number))
+    await database.close()
+    return spent
+
+
 def main() -> None:
-    """Load a server from this process; say when it is ready, wait for a line, print all milliseconds."""
-    import vstore_server
-
+    """Load a server from this process and print all milliseconds."""
     url, file, n, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-    queries = np.load(file)
-    collection = vstore_server.connect(url).collection("c")
-
-    def ask(query: np.ndarray) -> Any:
-        return collection.search(query, K).ids
-
-    ask(queries[0])
-    print("ready", flush=True)
-    sys.stdin.readline()
-    json.dump(hammer(lambda: ask, queries, n, seconds), sys.stdout)
+    given = np.load(file)
+    json.dump(asyncio.run(ask_for(url, given["queries"], given["right"], n, seconds)), sys.stdout)
 
 
 if __name__ == "__main__":

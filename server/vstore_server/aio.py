@@ -20,6 +20,7 @@ from vstore.progress import Report, progress_of
 from vstore.types import FieldType, Metric, Schema
 from vstore.upkeep.report import VerifyReport
 from vstore_server import calls
+from vstore_server.aio_express import AsyncExpress
 from vstore_server.calls import Call, Parts, Progressed, Request, Welcome
 from vstore_server.client import RemoteDatabase, Wire
 from vstore_server.codec import Limits
@@ -65,6 +66,8 @@ class AsyncWire:
             if secure is None
             else grpc.aio.secure_channel(dial.target, secure, dial.options)
         )
+        self._stubs: dict[str, Any] = {}
+        self._express = AsyncExpress(self._channel, dial)
 
     async def run(self, request: Request[T]) -> T:
         """Carry a request of the face out and return what its answer means."""
@@ -82,22 +85,31 @@ class AsyncWire:
 
     async def _unary(self, call: Call[T]) -> T:
         data = calls.request_bytes(call.message, self.limits)
-        stub = self._channel.unary_unary(path_of(call.method))
+        quick = calls.quick_bytes(call, self.dial.timeout_s)
         attempt = 0
         while True:
             try:
-                answer = await stub(data, timeout=self.dial.timeout_s, metadata=self.dial.metadata)
-                break
+                return await self._once(call, data, quick)
             except grpc.aio.AioRpcError as failure:
                 error = error_of(failure)
+            except calls.AnsweredError as failure:
+                error = failure.error
             delay_s = retry_delay_s(error, attempt, call.repeatable, self.dial.n_retries)
             if delay_s is None:
                 raise error
             await self._sleep(delay_s)
             attempt += 1
-        if call.heavy:
-            return await asyncio.to_thread(calls.read_with, call, answer)
-        return calls.read_with(call, answer)
+
+    async def _once(self, call: Call[T], data: bytes, quick: bytes | None) -> T:
+        if quick is not None:
+            answer = await self._express.ask(quick, self.dial.timeout_s)
+            if answer is not None:
+                return await _read(call, answer, calls.read_quick)
+        stub = self._stubs.get(call.method)
+        if stub is None:
+            stub = self._stubs[call.method] = self._channel.unary_unary(path_of(call.method))
+        answer = await stub(data, timeout=self.dial.timeout_s, metadata=self.dial.metadata)
+        return await _read(call, answer, calls.read_with)
 
     async def receive(self, method: str, data: bytes) -> AsyncIterator[bytes]:
         """Send one request and yield its answers as they come."""
@@ -135,7 +147,12 @@ class AsyncWire:
     async def close(self) -> None:
         """End the channel and every call on it."""
         self._closed = True
+        self._express.close()
         await self._channel.close()
+
+
+async def _read(call: Call[T], answer: bytes, read: Callable[[Call[T], bytes], T]) -> T:
+    return await asyncio.to_thread(read, call, answer) if call.heavy else read(call, answer)
 
 
 class _Ended:

@@ -191,6 +191,9 @@ def error_from(status: str, details: str | None, metadata: Mapping[str, str]) ->
     name = metadata.get(ERROR_KEY)
     if name is None and status == "RESOURCE_EXHAUSTED" and "larger than max" in text:
         return LimitExceeded(f"{text}; send or ask for less at once")
+    if name is None and status == "CANCELLED" and "Channel closed" not in text:
+        # Who gives up hears nothing; a server that stops resets what it had accepted and not begun.
+        return ServerUnavailable(f"the server ended the call ({text}); it is shutting down: ask again")
     kind = CLASSES.get(name or "") or _FROM_STATUS.get(status, ServerFailed)
     error = kind(text)
     if isinstance(error, ServerBusy) and metadata.get(RETRY_AFTER_KEY, "").isdigit():

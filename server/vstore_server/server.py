@@ -113,8 +113,8 @@ class Server:
         port = self._listen()
         if chosen.metrics is not None:
             self.metrics_address = await self._endpoint.start(chosen.metrics)
-        await self._server.start()
         self._serving = True
+        await self._server.start()
         host = chosen.listen.rpartition(":")[0]
         return chosen.listen if chosen.listen.startswith("unix") else f"{host}:{port}"
 
@@ -227,6 +227,7 @@ class Server:
     def _stream(self, method: Method) -> Callable[[Any, Any], AsyncIterator[bytes]]:
         async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             following: asyncio.Future[Any] | None = None
+            changed = asyncio.ensure_future(self._changed.wait())
             started = time.perf_counter()
             call: Call | None = None
             failure: BaseException | None = None
@@ -235,20 +236,28 @@ class Server:
                 following = asyncio.ensure_future(anext(requests, None))
                 # One message is read ahead, to arrive while the one before is written; HTTP/2 holds the
                 # rest back.
-                while (data := await following) is not None:
+                while (data := await self._next_of(following, changed)) is not None:
                     following = asyncio.ensure_future(anext(requests, None))
-                    if not self._serving:
-                        raise ServerUnavailable("the server is shutting down; send the rest to another")
                     yield await self._run(method, data, call)
             except Exception as error:
                 failure = error
                 await self._abort(context, method, error, call)
             finally:
+                changed.cancel()
                 if following is not None:
                     following.cancel()
                 self.observer.finished(method, call, started, failure)
 
         return handle
+
+    async def _next_of(self, following: asyncio.Future[Any], changed: asyncio.Future[Any]) -> bytes | None:
+        """Return a stream's next message; a server that stops does not wait for who may never send one."""
+        if not following.done():
+            await asyncio.wait((following, changed), return_when=asyncio.FIRST_COMPLETED)
+        if not self._serving:
+            raise ServerUnavailable("the server is shutting down; send the rest to another")
+        data: bytes | None = await following
+        return data
 
     def _scan(self, method: Method) -> Callable[[bytes, Any], AsyncIterator[bytes]]:
         async def handle(data: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -318,6 +327,8 @@ class Server:
             delay_s = min(2 * delay_s, 20 * _STALE_DELAY_S)
 
     def _call(self, method: Method, context: Any, report: Report = lambda done, total: None) -> Call:
+        if not self._serving:
+            raise ServerUnavailable("the server is shutting down; ask another, or come back")
         metadata = _metadata(context)
         caller = self._tokens.identify(metadata.get("authorization"))
         caller.check_role(method.role, method.name)
