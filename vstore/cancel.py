@@ -34,6 +34,11 @@ def check_cancelled() -> None:
         check()
 
 
+def current_check() -> Check | None:
+    """Return the current check, for threads that do parts of the work."""
+    return _CURRENT.get()
+
+
 def wait_s(left_s: float | None) -> float | None:
     """Return how long to wait for something before the next look: at most `left_s`, None for no limit."""
     if _CURRENT.get() is None:

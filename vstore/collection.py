@@ -23,6 +23,7 @@ from vstore.progress import progress_of
 from vstore.query import read
 from vstore.query.answers import search_resident
 from vstore.query.batch import search_batch
+from vstore.query.limits import watching
 from vstore.query.recording import Recorded, Recording
 from vstore.query.request import CompiledFilters, SearchRequest, check_k, search_request
 from vstore.query.resident import ResidentShards
@@ -376,11 +377,19 @@ class Collection(Handle, BulkLoads):
         return Recorded(Hits(hits, ranked.receipt), recording.rounds)
 
     def _answer(self, view: CollectionView[Shard], request: SearchRequest, limits: QueryLimits) -> Hits:
+        if limits.bind:
+            with watching(limits):
+                found = self._found(view, request, limits)
+        else:
+            found = self._found(view, request, limits)
+        self._answered(view)
+        return found
+
+    def _found(self, view: CollectionView[Shard], request: SearchRequest, limits: QueryLimits) -> Hits:
         found = search_resident(view, request, self._engine, self._resident)
         if found is None:
             ranked = rank(view, request, self._engine, limits)
             found = Hits(hits_of(ranked, self._engine, view.schema.metric), ranked.receipt)
-        self._answered(view)
         return found
 
     def search_batch(

@@ -113,7 +113,7 @@ class Cancellation:
         """Done once cancelled: what waits for a read waits for this too."""
 
     def cancel(self) -> None:
-        """Cancel: a search that waits for storage ends at once, one that computes at its next read."""
+        """Cancel: a search that waits for storage ends at once, one that computes within some 10 ms."""
         with contextlib.suppress(InvalidStateError):
             self.future.set_result(None)
 
@@ -125,7 +125,7 @@ class Cancellation:
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """What one search may take of storage and time. A search that finds all in memory reads nothing and ends.
+    """What one search may take of storage and time.
 
     Raises:
         InvalidSetting: a limit that is not above 0, or not a number.

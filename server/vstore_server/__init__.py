@@ -12,6 +12,7 @@ is the authority on the bytes, docs/SERVER.md on running one.
 from vstore_server import aio, errors
 from vstore_server.auth import Token, Tokens, TokensFile, load_tokens
 from vstore_server.background import BackgroundServer
+from vstore_server.certificates import TLSFiles
 from vstore_server.client import RemoteCollection, RemoteDatabase, connect
 from vstore_server.codec import Limits
 from vstore_server.server import Server
@@ -27,6 +28,7 @@ __all__ = [
     "Server",
     "ServerSettings",
     "ServerTLS",
+    "TLSFiles",
     "Token",
     "Tokens",
     "TokensFile",

@@ -20,9 +20,10 @@ from vstore.storage import open_store
 from vstore.storage.wrappers.counting import CountingStore
 from vstore_server import logs
 from vstore_server.auth import ROLES, Tokens, TokensFile, new_token, token_entry
+from vstore_server.certificates import TLSFiles
 from vstore_server.codec import Limits
 from vstore_server.server import Server
-from vstore_server.settings import DEFAULT_LISTEN, ServerSettings, ServerTLS, read_pem
+from vstore_server.settings import DEFAULT_LISTEN, ServerSettings
 from vstore_server.tracing import Tracing
 
 _ENVIRONMENT = "VSTORE_SERVER_"
@@ -163,14 +164,13 @@ def _settings(options: Mapping[str, Any]) -> ServerSettings:
     return ServerSettings(listen=listen, metrics=options.get("metrics"), limits=Limits(**limits), **values)
 
 
-def _tls(options: Mapping[str, Any]) -> ServerTLS | None:
+def _tls(options: Mapping[str, Any]) -> TLSFiles | None:
     certificate, key, ca = (options.get(name) for name in ("tls_cert", "tls_key", "tls_client_ca"))
     if certificate is None and key is None and ca is None:
         return None
     if certificate is None or key is None:
         raise InvalidSetting("TLS needs --tls-cert and --tls-key, both")
-    client_ca = None if ca is None else read_pem(ca, "--tls-client-ca")
-    return ServerTLS(read_pem(certificate, "--tls-cert"), read_pem(key, "--tls-key"), client_ca)
+    return TLSFiles(certificate, key, ca)
 
 
 def _rerankers(given: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from vstore.errors import Closed, InvalidSetting, StaleRead
 from vstore_server import errors, health
 from vstore_server.auth import ANYBODY, Tokens, check_listen
 from vstore_server.callstream import MOST_BYTES, CallStreams, error_fields
+from vstore_server.certificates import TLSFiles, credentials
 from vstore_server.codec import Message, decode, encode
 from vstore_server.drain import Active
 from vstore_server.endpoint import Endpoint
@@ -44,7 +45,7 @@ class Server:
         settings: ServerSettings | None = None,
         *,
         tokens: Tokens | None = None,
-        tls: ServerTLS | None = None,
+        tls: ServerTLS | TLSFiles | None = None,
         rerankers: Mapping[str, Any] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
@@ -136,12 +137,7 @@ class Server:
             if self._tls is None:
                 port: int = self._server.add_insecure_port(chosen)
             else:
-                credentials = grpc.ssl_server_credentials(
-                    [(self._tls.key, self._tls.certificate)],
-                    root_certificates=self._tls.client_ca,
-                    require_client_auth=self._tls.client_ca is not None,
-                )
-                port = self._server.add_secure_port(chosen, credentials)
+                port = self._server.add_secure_port(chosen, credentials(self._tls))
         except RuntimeError:
             port = 0
         if port == 0:

@@ -10,7 +10,7 @@ import pytest
 import vstore
 import vstore_server
 from vstore import errors
-from vstore_server import ClientTLS, ServerTLS
+from vstore_server import ClientTLS, ServerTLS, TLSFiles
 from vstore_server.auth import hash_token, new_token
 from vstore_server.errors import ServerUnavailable, Unauthenticated
 from vstore_server.settings import read_pem
@@ -91,6 +91,70 @@ def test_mutual_tls_asks_for_a_certificate(authority):
         for tls in (ClientTLS(ca), ClientTLS(ca, foreign, foreign_key)):
             with pytest.raises(ServerUnavailable):
                 vstore_server.connect(server.url, tls=tls, n_retries=0, timeout_s=5)
+
+
+def put(folder, pair, *names):
+    """Write certificate and key, or one of them, as a renewal does: a new file in the old one's place."""
+    for name, data in zip(("cert.pem", "key.pem"), pem(pair), strict=True):
+        if not names or name in names:
+            (folder / "new").write_bytes(data)
+            (folder / "new").replace(folder / name)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_certificates_are_read_again_when_their_files_change(tmp_path, authority):
+    """The server stays up, and connections that are there; what cannot be used changes nothing."""
+    other = certificate("other authority")
+    old, new = (ClientTLS(ca=pem(one)[0]) for one in (authority, other))
+    files = TLSFiles(*put(tmp_path, certificate("server", authority)))
+    with (
+        vstore.connect("memory://") as database,
+        vstore_server.BackgroundServer(database, tls=files) as server,
+        vstore_server.connect(server.url, tls=old) as first,
+    ):
+
+        def reaches(tls):
+            try:
+                with vstore_server.connect(server.url, tls=tls, n_retries=0) as remote:
+                    return remote.collections() == []
+            except ServerUnavailable:
+                return False
+
+        assert (reaches(old), reaches(new)) == (True, False)
+        renewed = certificate("server", other)
+        put(tmp_path, renewed, "cert.pem")
+        assert (reaches(old), reaches(new)) == (True, False)
+        put(tmp_path, renewed, "key.pem")
+        assert (reaches(old), reaches(new)) == (False, True)
+        assert first.collections() == []
+        (tmp_path / "key.pem").write_bytes(b"no")
+        assert reaches(new)
+        (tmp_path / "key.pem").unlink()
+        assert reaches(new)
+    with pytest.raises(errors.InvalidSetting, match="--tls-key"):
+        TLSFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
+    put(tmp_path, renewed)
+    put(tmp_path, certificate("server", other), "key.pem")
+    with pytest.raises(errors.InvalidSetting, match="no certificate with its key"):
+        TLSFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+
+def test_whom_to_trust_is_read_again_too(tmp_path, authority):
+    other = certificate("other authority")
+    ca = pem(authority)[0]
+    mine, theirs = (ClientTLS(ca, *pem(certificate("client", one))) for one in (authority, other))
+    (tmp_path / "ca.pem").write_bytes(ca)
+    files = TLSFiles(*put(tmp_path, certificate("server", authority)), tmp_path / "ca.pem")
+    with (
+        vstore.connect("memory://") as database,
+        vstore_server.BackgroundServer(database, tls=files) as server,
+    ):
+        for trusted, refused in ((mine, theirs), (theirs, mine)):
+            with vstore_server.connect(server.url, tls=trusted) as remote:
+                assert remote.collections() == []
+            with pytest.raises(ServerUnavailable):
+                vstore_server.connect(server.url, tls=refused, n_retries=0, timeout_s=5)
+            (tmp_path / "ca.pem").write_bytes(pem(other)[0])
 
 
 def test_pem_files(tmp_path, authority):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from vstore.cancel import checking, current_check
 from vstore.ingest.view import CollectionView
 from vstore.query.answers import Account
+from vstore.query.cost import plan_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
@@ -30,6 +33,9 @@ SLICES_A_THREAD: Final = 6
 """Kernel calls for each thread, so that threads end together."""
 LEAST_SLICE: Final = 16
 """A kernel call answers at least this many queries: fewer, and threads wait for the interpreter's lock."""
+LOOK_EVERY_US: Final = 10_000.0
+"""Where somebody may give up, a kernel call takes about as long at most, by the planner's estimate; queries
+that scan together are estimated as if each scanned alone, so four may take four times that."""
 
 
 def search_batch(
@@ -76,8 +82,11 @@ def _by_pipeline(
 ) -> list[tuple[int, Receipt]]:
     """Answer those queries one by one, over threads where they wait for storage."""
 
+    check = current_check()
+
     def answer(i: int) -> tuple[int, Receipt]:
-        ranked = rank(view, request._replace(query=queries[i]), engine)
+        with nullcontext() if check is None else checking(check):
+            ranked = rank(view, request._replace(query=queries[i]), engine)
         keys = keys_of(ranked, engine)
         batch.ids[i, : len(keys)] = keys
         batch.scores[i, : len(keys)] = score_of(ranked.distances, view.schema.metric)
@@ -177,13 +186,15 @@ def on_shard(
     plans = np.empty(len(queries), object)
     groups: list[tuple[Int64s, Found]] = []
     calls: list[tuple[Step, Float32s, Found]] = []
-    size = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * n_threads)))
+    most = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * n_threads)))
+    check = current_check()
     for plan, own in planned.plans.split(queries):
         step = step_of(shard, planned, plan)
         plans[own] = plan
         if step is None:
             found.lacks[own] = 1
             continue
+        size = most if check is None else min(most, _between_looks(plan_us(planned, plan)))
         whole = len(own) == len(queries)
         asked, room = (queries, found) if whole else (queries[own], Found.room(len(own), k))
         if not whole:
@@ -193,6 +204,8 @@ def on_shard(
 
     def call(task: tuple[Step, Float32s, Found]) -> None:
         step, asked, room = task
+        if check is not None:
+            check()
         find(shard, step, asked, k, room)
 
     if n_threads > 1 and len(calls) > 1:
@@ -207,6 +220,12 @@ def on_shard(
         found.node_ids[own], found.distances[own] = room.node_ids, room.distances
         found.counters[own], found.lacks[own] = room.counters, room.lacks
     return found, plans.tolist()
+
+
+def _between_looks(query_us: float) -> int:
+    """Return how many queries a kernel call answers that may be called off; always one at least."""
+    many = int(LOOK_EVERY_US / max(query_us, 1.0))
+    return many if many >= 4 else max(1, min(4, int(4 * LOOK_EVERY_US / query_us)))
 
 
 _MEMTABLE: Final = -1

@@ -27,14 +27,16 @@ _VECTOR_US: Final = 0.1
 def work_us(view: View, planned: Sequence[PlannedShard], plans: Sequence[Plan]) -> float:
     """Return about how long one query takes, in microseconds; infinite where it may be very long."""
     total = 20.0 + view.memtable.n_live * _VECTOR_US + len(view.memtable.chunks) * _CHUNK_US
-    for shard, plan in zip(planned, plans, strict=True):
-        if plan.traversal == "exact":
-            return np.inf
-        if plan.traversal == "scan":
-            total += plan.n_matching * _CODES_US
-            continue
-        width = max(plan.ef, plan.n_candidates)
-        # Two hops, or failing rows on the way: so much more for each that passes.
-        filtered = shard.passing is not None
-        total += width * _WALK_US * (min(8.0, 1.0 / max(plan.selectivity, 0.02)) if filtered else 1.0)
-    return total
+    return total + sum(plan_us(shard, plan) for shard, plan in zip(planned, plans, strict=True))
+
+
+def plan_us(shard: PlannedShard, plan: Plan) -> float:
+    """Return about how long one query takes on one shard, in microseconds; infinite for an exact search."""
+    if plan.traversal == "exact":
+        return np.inf
+    if plan.traversal == "scan":
+        return plan.n_matching * _CODES_US
+    width = max(plan.ef, plan.n_candidates)
+    # Two hops, or failing rows on the way: so much more for each that passes.
+    filtered = shard.passing is not None
+    return width * _WALK_US * (min(8.0, 1.0 / max(plan.selectivity, 0.02)) if filtered else 1.0)

@@ -4,16 +4,58 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from vstore.cancel import checking, current_check
 from vstore.errors import QueryCancelled, QueryLimitExceeded, QueryTimeout
 from vstore.settings import QueryLimits
 from vstore.storage.base import ByteRange, ObjectStore
 from vstore.storage.wrappers.forward import ForwardingStore
 
 T = TypeVar("T")
+
+
+@contextmanager
+def watching(limits: QueryLimits) -> Iterator[None]:
+    """Have the work of the block end at the limits' deadline, and where they are cancelled.
+
+    Not with `partial`: who asks for what was found until then has it from the steps of a search that reads.
+
+    Raises: QueryTimeout, QueryCancelled; and what an outer check raises.
+    """
+    if limits.partial or (limits.cancel is None and limits.deadline_ms is None):
+        yield
+        return
+    started, outer = time.monotonic(), current_check()
+
+    def check() -> None:
+        if outer is not None:
+            outer()
+        left_s(limits, started)
+
+    with checking(check):
+        yield
+
+
+def left_s(limits: QueryLimits, started: float) -> float | None:
+    """Return the seconds left to a query that began at a `time.monotonic()`; None without a deadline.
+
+    Raises: QueryTimeout, QueryCancelled.
+    """
+    if limits.cancel is not None and limits.cancel.cancelled:
+        raise QueryCancelled("the query was cancelled; what it had read is in the cache")
+    if limits.deadline_ms is None:
+        return None
+    left = limits.deadline_ms / 1e3 - (time.monotonic() - started)
+    if left <= 0:
+        raise QueryTimeout(
+            f"the query took longer than deadline_ms={limits.deadline_ms:g}: raise it, "
+            "warm the collection, or ask for partial=True"
+        )
+    return left
 
 
 class WatchedStore(ForwardingStore):
@@ -63,18 +105,7 @@ class WatchedStore(ForwardingStore):
 
     def _check(self) -> float | None:
         """Return the seconds that are left, None without a deadline."""
-        limits = self._limits
-        if limits.cancel is not None and limits.cancel.cancelled:
-            raise QueryCancelled("the query was cancelled; what it had read is in the cache")
-        if limits.deadline_ms is None:
-            return None
-        left_s = limits.deadline_ms / 1e3 - (time.monotonic() - self._started)
-        if left_s <= 0:
-            raise QueryTimeout(
-                f"the query took longer than deadline_ms={limits.deadline_ms:g}: raise it, "
-                "warm the collection, or ask for partial=True"
-            )
-        return left_s
+        return left_s(self._limits, self._started)
 
     def _waited(self, read: Callable[[], T]) -> T:
         limits = self._limits
@@ -87,6 +118,6 @@ class WatchedStore(ForwardingStore):
         if limits.cancel is not None:
             waited.append(limits.cancel.future)
         while not done.done():
-            left_s = self._check()
-            wait(waited, timeout=left_s, return_when=FIRST_COMPLETED)
+            left = self._check()
+            wait(waited, timeout=left, return_when=FIRST_COMPLETED)
         return done.result()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from vstore.cancel import check_cancelled
 from vstore.filters import Filter
 from vstore.format.columns import column_values
 from vstore.ingest.chunk_codes import CODED_ROWS
@@ -20,6 +21,9 @@ from vstore_kernels.answer import answer as answer_kernel
 from vstore_kernels.distance import exact_distances
 from vstore_kernels.layout import MAX_BEAM
 from vstore_kernels.scan import topk
+
+EXACT_BYTES: Final = 16 << 20
+"""Of vectors: a chunk is scored in parts, and between them is asked whether anybody still waits."""
 
 
 class MemtableWork(NamedTuple):
@@ -70,6 +74,7 @@ def search_memtable(view: MemtableView, request: SearchRequest, metric: Metric) 
     """
     answer = MemtableAnswer(view, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     for position, chunk in enumerate(view.chunks):
+        check_cancelled()
         matching = matching_rows(chunk, request.filter)
         n_matching = int(np.count_nonzero(matching))
         answer.n_matching += n_matching
@@ -90,10 +95,18 @@ def search_memtable(view: MemtableView, request: SearchRequest, metric: Metric) 
 def _exactly(
     chunk: Chunk, matching: Bools, request: SearchRequest, metric: Metric
 ) -> tuple[Int64s, Float32s]:
-    rows = np.flatnonzero(matching)
-    distances = exact_distances(request.query, chunk.rows.vectors, rows, metric)
-    best = topk(distances, request.k)
-    return rows[best], distances[best]
+    matched = np.flatnonzero(matching)
+    rows, distances = np.empty(0, np.int64), np.empty(0, np.float32)
+    step = max(1, EXACT_BYTES // (4 * len(request.query)))
+    for start in range(0, len(matched), step):
+        if start:
+            check_cancelled()
+        part = matched[start : start + step]
+        exact = exact_distances(request.query, chunk.rows.vectors, part, metric)
+        best = topk(exact, request.k)
+        rows, distances = np.concatenate([rows, part[best]]), np.concatenate([distances, exact[best]])
+    nearest = topk(distances, request.k)
+    return rows[nearest], distances[nearest]
 
 
 def _by_codes(

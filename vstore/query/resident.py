@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from vstore.cache import BlockCache, RowTables
+from vstore.cancel import check_cancelled
 from vstore.filters import Filter
 from vstore.ingest.view import LiveShard
 from vstore.query.passing import PassingRows
@@ -323,6 +324,7 @@ def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found)
     elif not (found.lacks == layout.TOO_FEW).any():
         return
     # The graph does not reach enough of the passing rows: look at every one of them.
+    check_cancelled()
     few = np.flatnonzero(found.lacks == layout.TOO_FEW)
     again = Found.room(len(few), k)
     _call(ready, step._replace(mode=layout.SCAN), queries[few], k, again)
