@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 import vstore
+from vstore.catalog.catalog import Catalog
+from vstore.shard import sections
 from vstore.storage import ObjectStore, open_store
 from vstore.storage.base import ByteRange, ObjectInfo
 from vstore.storage.coalesce import Fetch, plan_coalesce, split_fetches
@@ -29,10 +31,11 @@ def kept_store(dataset: Dataset, grid: Grid, threads: int) -> Path:
     full = {"fashion": 60_000, "clustered": 1_000_000, "sentences": 60_000}[dataset.name]
     n = len(dataset.points)
     folder = root() / (f"os-{dataset.name}" if n == full else f"os-{dataset.name}-{n}")
-    if (folder / "latest").exists():
+    if (folder / "latest").exists() and _has_sketches(folder):
         return folder
     if folder.exists():
-        raise SystemExit(f"{folder} was built by an older version: delete it, and it is built again")
+        print(f"{folder} was built by an older version: it is built again", flush=True)
+        shutil.rmtree(folder)
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     settings = vstore.Settings(
@@ -53,6 +56,16 @@ def kept_store(dataset: Dataset, grid: Grid, threads: int) -> Path:
         collection.flush()
     partial.rename(folder)
     return folder
+
+
+def _has_sketches(folder: Path) -> bool:
+    """Return whether the shards of a kept store have the sketches that they would have if built now."""
+    entries = Catalog(open_store(str(folder))).require(NAME).shards
+    return all(
+        sections.SKETCHES in entry.sections
+        or entry.sections[sections.CODES].length <= sections.SKETCHED_CODE_BYTES
+        for entry in entries
+    )
 
 
 class Coalescing(ForwardingStore):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vstore.storage import ByteRange
+from vstore.storage.base import SparseRange
 from vstore.storage.coalesce import plan_coalesce, plan_of, split_fetches
 
 SIZE = 300
@@ -64,6 +65,14 @@ def test_examples():
     assert len(plan_coalesce(ranges, 70, 1000)) == 1
     assert len(plan_coalesce(ranges, 70, 50)) == 2
     assert plan_coalesce([], 10, 10) == []
+
+
+def test_sparse_ranges_are_joined_over_their_own_gap_at_most():
+    near, far = SparseRange.gap_bytes, SparseRange.gap_bytes + 1
+    ranges = [SparseRange("a", 0, 10), SparseRange("a", 10 + near, 10), SparseRange("a", 20 + near + far, 10)]
+    assert [f.parts for f in plan_coalesce(ranges, 64 << 10, 8 << 20)] == [(0, 1), (2,)]
+    assert len(plan_coalesce(ranges, near - 1, 8 << 20)) == 3
+    assert len(plan_coalesce([ByteRange(*asked) for asked in ranges], 64 << 10, 8 << 20)) == 1
 
 
 def test_a_store_that_does_not_say_sends_one_each():

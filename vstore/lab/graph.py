@@ -7,7 +7,7 @@ import numpy as np
 from vstore.errors import InvalidInput
 from vstore.lab.index import LabIndex
 from vstore.lab.layouts import CODES, LISTS, Placement
-from vstore.traverse.base import UpperGraph
+from vstore.traverse.base import Sketches, UpperGraph
 from vstore.types import Bools, Float32s, Int32s, Int64s, Metric
 from vstore_kernels.clusters import nearest_clusters
 from vstore_kernels.codes import CodeParams
@@ -103,6 +103,15 @@ class LabGraph:
     def centroids(self) -> Float32s:
         """float32[K, d'] in the space of the graph."""
         return self.index.centroids
+
+    @property
+    def sketch_params(self) -> None:
+        """As `GraphView.sketch_params`: a lab's graph has no sketches."""
+        return None
+
+    def sketches(self, block: int) -> Sketches:
+        """As `GraphView.sketches`: there are none."""
+        raise InvalidInput(f"sketches {block} were asked for; a graph of the lab has none")
 
     @property
     def cluster_offsets(self) -> Int64s:

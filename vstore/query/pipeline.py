@@ -18,7 +18,7 @@ from vstore.filters import Filter
 from vstore.ingest.view import LiveShard
 from vstore.query.matching import matching_rows
 from vstore.query.passing import PassingRows
-from vstore.query.planner import Plan, ShardPlans, cold_plan
+from vstore.query.planner import Plan, ShardPlans, cold_plan, sketched_plan
 from vstore.query.policy import CERTAINLY_MIXED
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline
@@ -27,7 +27,7 @@ from vstore.shard.head import ShardHead
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.traverse import TRAVERSALS, Found, Walk, WalkParams
-from vstore.traverse.clusters import reach_of
+from vstore.traverse.clusters import choose_blocks, code_bytes_of, reach_of
 from vstore.types import Bitmap, Float32s, Int32s
 from vstore_kernels import bitmap
 from vstore_kernels.codes import prepare_query
@@ -37,6 +37,11 @@ from vstore_kernels.scan import topk
 
 EXACT_ROWS = 16_384
 """An exact scan pins the vectors of at most this many rows at once."""
+
+SKETCHED_SHARE: Final = 0.5
+"""Of `ColdReads.code_bytes`: where more codes would be read, sketches are in their place."""
+VECTORS_SHARE: Final = 0.4
+"""Of `ColdReads.code_bytes`, what the exact vectors of rows that sketches have chosen may take."""
 
 
 @dataclass(slots=True)
@@ -106,6 +111,11 @@ def plan_shard(
     plan = replace(plans.plan(request.query), correlation=plans.correlation(request.query))
     if cold.clusters and request.ef is None and plan.traversal != "exact" and not session.codes_known:
         plan = cold_plan(plan, session.head, request.k, request.recall)
+        if session.head.sketch_params is not None and plan.n_matching:
+            params = _params(plan, request, cold)
+            blocks = choose_blocks(session, request.query, passing, params).blocks
+            most_bytes = int(SKETCHED_SHARE * cold.code_bytes)
+            plan = sketched_plan(plan, code_bytes_of(session, blocks), most_bytes)
     return plan, passing
 
 
@@ -132,15 +142,7 @@ def search_shard(
         yield from _exact(answer, request, passing)
         clock.lap("exact")
         return answer
-    width = max(plan.ef, plan.n_candidates)
-    params = WalkParams(
-        width,
-        plan.n_seeds,
-        k=request.k,
-        reach=reach_of(request.recall),
-        apart=plan.correlation is not None and plan.correlation < CERTAINLY_MIXED,
-        code_bytes=cold.code_bytes,
-    )
+    params = _params(plan, request, cold)
     found = yield from _walk(session, plan.traversal, request, passing, params)
     if len(found.node_ids) < min(request.k, plan.n_matching):
         # The graph does not reach enough of the passing rows: look at every one of them.
@@ -149,9 +151,27 @@ def search_shard(
         found.n_distances += first.n_distances
     clock.lap("traverse")
     answer.found = found
-    yield from _rescore(answer, request, found, plan.n_candidates)
+    if found.spreads is None:
+        yield from _rescore(answer, request, found, plan.n_candidates)
+    else:
+        n_bytes = int(VECTORS_SHARE * cold.code_bytes * params.reach)
+        n = n_within(found.node_ids, session.head, n_bytes, request.k)
+        yield from _rescore_rows(
+            answer, request, found.node_ids[:n], found.distances[:n], found.spreads[:n], len(found.node_ids)
+        )
     clock.lap("rescore")
     return answer
+
+
+def _params(plan: Plan, request: SearchRequest, cold: ColdReads) -> WalkParams:
+    return WalkParams(
+        max(plan.ef, plan.n_candidates),
+        plan.n_seeds,
+        k=request.k,
+        reach=reach_of(request.recall),
+        apart=plan.correlation is not None and plan.correlation < CERTAINLY_MIXED,
+        code_bytes=cold.code_bytes,
+    )
 
 
 def _walk(
@@ -177,15 +197,26 @@ def _rescore(answer: ShardAnswer, request: SearchRequest, found: Found, n_candid
     # What cannot be among the k, by the error of its estimate, is not worth reading.
     code = prepare_query(request.query, session.code_params)
     kept, spreads = undecided(code, session.tables, candidates, estimates, k)
-    rows = candidates[kept]
+    yield from _rescore_rows(answer, request, candidates[kept], estimates[kept], spreads, len(candidates))
+
+
+def _rescore_rows(
+    answer: ShardAnswer,
+    request: SearchRequest,
+    rows: Int32s,
+    estimates: Float32s,
+    spreads: Float32s,
+    n_candidates: int,
+) -> Pipeline[None]:
+    session, k = answer.session, request.k
     vectors = session.keys(sections.VECTORS, _blocks(rows, session.head.vector_block_rows))
     # The payload comes in the same round as the vectors that decide who needs it: a round costs more.
     yield vectors + session.keys(sections.PAYLOAD, _blocks(rows, session.head.payload_block_rows))
     places, distances, n_rescored = rescore(
-        request.query, session.vector_rows(rows), session.metric, estimates[kept], spreads, k
+        request.query, session.vector_rows(rows), session.metric, estimates, spreads, k
     )
     answer.node_ids, answer.distances = rows[places], distances
-    answer.n_rescored, answer.n_skipped = n_rescored, len(candidates) - n_rescored
+    answer.n_rescored, answer.n_skipped = n_rescored, n_candidates - n_rescored
 
 
 def _exact(answer: ShardAnswer, request: SearchRequest, passing: Bitmap | None) -> Pipeline[None]:
@@ -203,6 +234,16 @@ def _exact(answer: ShardAnswer, request: SearchRequest, passing: Bitmap | None) 
     answer.node_ids, answer.distances = ids, distances
     answer.n_rescored = len(rows)
     answer.found.n_distances = len(rows)
+
+
+def n_within(rows: Int32s, head: ShardHead, n_bytes: int, k: int) -> int:
+    """Return how many of the first of these rows (int32[m]) have exact vectors in blocks of `n_bytes` in
+    all; at least as many as answers are wanted, twice.
+    """
+    _, first = np.unique(rows // head.vector_block_rows, return_index=True)
+    costs = np.zeros(len(rows), np.int64)
+    costs[first] = head.vector_block_rows * head.dim * 4
+    return max(int(np.searchsorted(costs.cumsum(), n_bytes, side="right")), min(2 * k, len(rows)))
 
 
 def _blocks(rows: Int32s, block_rows: int) -> list[int]:

@@ -196,6 +196,20 @@ def cold_plan(plan: Plan, head: ShardHead, k: int, recall: float) -> Plan:
     )
 
 
+def sketched_plan(plan: Plan, code_bytes: int, most_bytes: int) -> Plan:
+    """Return the plan of a shard with sketches whose codes are not all resident.
+
+    Args:
+        plan: from `cold_plan`.
+        code_bytes: what it would read of codes.
+        most_bytes: from more on, sketches are read in their place.
+    """
+    if code_bytes <= most_bytes:
+        return plan
+    reason = f"{code_bytes / 1e6:.1f} MB of codes would be read: sketches, which are smaller, in their place"
+    return replace(plan, traversal="sketches", reason=reason)
+
+
 class ShardPlans:
     """The plans of one shard for one filter, k, recall and ef, whatever the query. Thread-safe.
 

@@ -30,6 +30,7 @@ STAGES = ("filter", "traverse", "rescore", "payload")
 _STAGE_OF = {
     sections.LISTS: "traverse",
     sections.CODES: "traverse",
+    sections.SKETCHES: "traverse",
     sections.UPPER: "traverse",
     sections.VECTORS: "rescore",
     sections.PAYLOAD: "payload",

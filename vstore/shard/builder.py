@@ -19,9 +19,10 @@ from vstore.shard.calibration import Calibration, n_held_out
 from vstore.shard.calibration.codec import encode_calibration
 from vstore.shard.calibration.trial import CodeTrial
 from vstore.shard.columns import add_column
-from vstore.shard.head import encode_code_params, encode_meta
+from vstore.shard.head import encode_code_params, encode_meta, encode_sketch_params
 from vstore.shard.payload import payload_block_rows, payload_blocks
 from vstore.shard.regraph import OldGraph, extended_hnsw
+from vstore.shard.sketches import Sketcher
 from vstore.shard.space import to_space
 from vstore.storage.upload import Sink
 from vstore.types import Float32s, Int32s, Int64s, Schema, UInt8s
@@ -95,6 +96,10 @@ class ShardBuilder:
         writer.add(sections.LISTS, _list_blocks(graph.neighbors, index.block_rows))
         # Codes and float vectors are noise to zstd: compressing them costs time and saves nothing.
         writer.add(sections.CODES, _row_blocks(encoded, index.block_rows), compress=False)
+        if encoded.nbytes > sections.SKETCHED_CODE_BYTES:
+            sketcher = Sketcher(rows.vectors, order.centroids, order.offsets, schema.metric)
+            writer.add_to_head(sections.SKETCH_PARAMS, encode_sketch_params(sketcher.params))
+            writer.add(sections.SKETCHES, sketcher.blocks(), compress=False)
         vectors = np.ascontiguousarray(rows.vectors, dtype="<f4").view(np.uint8)
         writer.add(
             sections.VECTORS, _row_blocks(vectors, sections.vector_block_rows(schema.dim)), compress=False

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vstore.cache import BlockKey, DiskTier
+from vstore.shard import sections
 from vstore.shard.session import ShardSession
 from vstore.storage.base import ObjectStore
 from vstore.storage.coalesce import plan_of
@@ -90,4 +91,6 @@ def fetch(
         at += len(keys)
     if disk is not None and (lacking or mended):
         # All were decoded by now, so all passed their checks.
-        disk.put_many([(flat[i][1], stored[i] or b"") for i in lacking] + mended)
+        fetched = [(flat[i][1], stored[i] or b"") for i in lacking] + mended
+        # The tier keeps a file a block: sketches are many, small, and of no use once codes are there.
+        disk.put_many([(key, data) for key, data in fetched if key.section != sections.SKETCHES])

@@ -13,6 +13,7 @@ from vstore.format.shard_file import ShardFile
 from vstore.shard import sections
 from vstore.shard.calibration.codec import decode_calibration
 from vstore.shard.calibration.curves import Calibration
+from vstore.traverse.base import SketchParams
 from vstore.types import FieldType, Float32s, Int64s, Metric
 from vstore_kernels.codes import CodeParams
 from vstore_kernels.search import BlockTables
@@ -41,6 +42,8 @@ class ShardHead:
     size_bytes: int
     calibration: Calibration | None = None
     """What was measured when the shard was built; None in shards without it."""
+    sketch_params: SketchParams | None = None
+    """How its rows are sketched; None in shards without sketches."""
     column_block_rows: int = 0
     n_lost: int = 0
     """Rows that died in the graphs that this one was made from, since one was built whole."""
@@ -133,6 +136,7 @@ def decode_head(data: bytes, where: str, start: int | None = None) -> ShardHead:
                 if file.has_head_section(sections.CALIBRATION)
                 else None
             ),
+            sketch_params=_sketch_params(file, where),
         )
     _check(head, where)
     return head
@@ -153,6 +157,14 @@ def _check(head: ShardHead, where: str) -> None:
         raise CorruptData(
             f"{where}: M0 {head.M0} is not even, or block_rows {head.block_rows} is no power of 2"
         )
+    sketched = head.sketch_params
+    if (sketched is None) != (sections.SKETCHES not in head.file.sections):
+        raise CorruptData(f"{where}: of the sketches and their parameters there is one without the other")
+    if sketched and (sketched.block_rows & (sketched.block_rows - 1) or not 0 <= sketched.error < np.inf):
+        raise CorruptData(
+            f"{where}: sketches in blocks of {sketched.block_rows} rows, which is no power of 2, "
+            f"or of error {sketched.error}, which is not finite"
+        )
     column_rows = head.column_block_rows or head.n
     columns = [(name, column_rows) for name in head.file.sections if name.startswith(("column:", "bloom:"))]
     for name, rows in (
@@ -162,12 +174,26 @@ def _check(head: ShardHead, where: str) -> None:
         (sections.VECTORS, head.vector_block_rows),
         (sections.PAYLOAD, head.payload_block_rows),
         (sections.KEYS, sections.KEY_BLOCK_ROWS),
+        *([] if sketched is None else [(sections.SKETCHES, sketched.block_rows)]),
     ):
         if rows == 0 or head.file.n_blocks(name) != -(-head.n // rows):
             raise CorruptData(
                 f"{where}: section {name!r} has {head.file.n_blocks(name)} blocks; "
                 f"{head.n} rows in blocks of {rows} need another number"
             )
+
+
+def _sketch_params(file: ShardFile, where: str) -> SketchParams | None:
+    if not file.has_head_section(sections.SKETCH_PARAMS):
+        return None
+    stored = unpack(file.head_section(sections.SKETCH_PARAMS), where)
+    return SketchParams(natural(stored["block_rows"]), float(stored["error"]))
+
+
+def encode_sketch_params(params: SketchParams) -> bytes:
+    """Return the bytes of the SKETCH_PARAMS section."""
+    packed: bytes = msgpack.packb(params._asdict())
+    return packed
 
 
 def encode_code_params(params: CodeParams) -> bytes:

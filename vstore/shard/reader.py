@@ -20,7 +20,8 @@ from vstore.shard import sections
 from vstore.shard.head import ShardHead, decode_head
 from vstore.shard.payload import Fields, Shown, decode_payload
 from vstore.shard.regraph import OldGraph, worth_extending
-from vstore.storage.base import ByteRange, ObjectStore
+from vstore.shard.sketches import decode_sketches
+from vstore.storage.base import ByteRange, ObjectStore, SparseRange
 from vstore.traverse.base import UpperGraph
 from vstore.types import IdKind, Int32s, Int64s, Key, Schema, UInt8s
 from vstore_kernels import lists
@@ -103,7 +104,8 @@ class Shard:
         if head is None:
             raise ValueError(f"block {key.block} of {key.section!r} was asked for before the head was read")
         extent = head.file.block_extent(key.section, key.block)
-        return ByteRange(self.entry.key, extent.start, extent.length)
+        kind = SparseRange if key.section == sections.SKETCHES else ByteRange
+        return kind(self.entry.key, extent.start, extent.length)
 
     def decode(self, key: BlockKey, stored: bytes, head: ShardHead | None) -> Block:
         """Return the decoded block that `stored` holds.
@@ -139,6 +141,8 @@ class Shard:
                 # Kernels read by address: a block of another size than the head's must not get there.
                 rows = min(head.vector_block_rows, head.n - key.block * head.vector_block_rows)
                 return np.frombuffer(blocks[0], "<f4").astype(np.float32).reshape(rows, head.dim)
+            if key.section == sections.SKETCHES:
+                return decode_sketches(blocks[0], key.block, head, where)
             if key.section == sections.PAYLOAD:
                 return decode_payload(blocks[0], len(head.fields), where)
             if key.section == sections.KEYS:

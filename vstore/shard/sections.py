@@ -16,6 +16,8 @@ PAYLOAD: Final = "payload"
 KEYS: Final = "keys"
 KEY_INDEX: Final = "key_index"
 UPPER: Final = "upper"
+SKETCHES: Final = "sketches"
+"""1-bit codes relative to the centroids, in small blocks. Absent in shards of few codes."""
 
 TABLED: Final = frozenset({LISTS, CODES})
 
@@ -29,6 +31,8 @@ CLUSTERS: Final = "clusters"
 CODE_PARAMS: Final = "code_params"
 CALIBRATION: Final = "calibration"
 """Absent in shards that were not calibrated."""
+SKETCH_PARAMS: Final = "sketch_params"
+"""Absent in shards without sketches."""
 
 
 def column_section(field: str) -> str:
@@ -73,3 +77,7 @@ WHOLE_COLUMN_BYTES: Final = 1 << 20
 """A column of at most so many bytes is read whole, with the head: sparing some is not worth a round trip."""
 BLOOM_SHARE: Final = 0.25
 """Bloom filters are kept where they take at most this share of their column's bytes."""
+SKETCH_BLOCK_ROWS: Final = 128
+"""Rows of a block of sketches: few, so that passing rows scattered over a shard cost few bytes more."""
+SKETCHED_CODE_BYTES: Final = 8 << 20
+"""Shards with more bytes of codes have sketches: of fewer, a cold search reads all that it needs."""

@@ -18,7 +18,7 @@ from vstore.shard import sections
 from vstore.shard.head import ShardHead
 from vstore.shard.reader import Shard
 from vstore.storage.base import ByteRange
-from vstore.traverse.base import Found, UpperGraph, Wants
+from vstore.traverse.base import Found, Sketches, SketchParams, UpperGraph, Wants
 from vstore.types import Float32s, Int32s, Int64s, Metric
 from vstore_kernels import layout
 from vstore_kernels.codes import CodeParams
@@ -56,6 +56,7 @@ class ShardSession:
     def wanted(self, wants: Wants) -> list[BlockKey]:
         """Return the keys that a traversal's wants stand for."""
         keys = self.keys(sections.LISTS, wants.lists) + self.keys(sections.CODES, wants.codes)
+        keys += self.keys(sections.SKETCHES, wants.sketches)
         if wants.upper:
             keys.append(self.key(sections.UPPER))
         return keys
@@ -253,6 +254,16 @@ class ShardSession:
         """The upper levels; asked for by Wants(upper=True)."""
         upper: UpperGraph = self.get(sections.UPPER)
         return upper
+
+    @property
+    def sketch_params(self) -> SketchParams | None:
+        """How the rows are sketched, None where they are not."""
+        return self.head.sketch_params
+
+    def sketches(self, block: int) -> Sketches:
+        """Return a block of sketches; asked for by Wants(sketches=...)."""
+        found: Sketches = self.get(sections.SKETCHES, block)
+        return found
 
     def release(self, section: str) -> None:
         """Unpin the blocks of one section, so that a long scan holds a bounded number at once."""

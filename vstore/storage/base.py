@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 
 class ByteRange(NamedTuple):
@@ -13,6 +13,15 @@ class ByteRange(NamedTuple):
     key: str
     start: int = 0
     length: int | None = None
+
+
+class SparseRange(ByteRange):
+    """A part that is one of very many: joined with the next only over a small gap, for most of what lies
+    between is not wanted, whatever the store's settings are.
+    """
+
+    __slots__ = ()
+    gap_bytes: ClassVar[int] = 4 << 10
 
 
 @dataclass(frozen=True, slots=True)

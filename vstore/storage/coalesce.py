@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from vstore.storage.base import ByteRange
+from vstore.storage.base import ByteRange, SparseRange
 
 
 class Fetch(NamedTuple):
@@ -29,21 +29,23 @@ def plan_coalesce(ranges: Sequence[ByteRange], gap_bytes: int, max_bytes: int) -
 
     Ranges of one object are merged where at most `gap_bytes` lie between them and the result is at most
     `max_bytes` long; a range inside another always joins it. Ranges to the end of an object stay alone;
-    empty ranges need no request.
+    empty ranges need no request. A `SparseRange` is merged over its own gap at most.
     """
     closed = []
     fetches = []
-    for position, (key, start, length) in enumerate(ranges):
+    for position, asked in enumerate(ranges):
+        key, start, length = asked
         if length is None:
             fetches.append(Fetch(ByteRange(key, start, None), (position,)))
         elif length > 0:
-            closed.append((key, start, start + length, position))
+            gap = min(gap_bytes, asked.gap_bytes) if isinstance(asked, SparseRange) else gap_bytes
+            closed.append((key, start, start + length, position, gap))
     closed.sort()
     parts: list[int] = []
     now_key, now_start, now_end = "", 0, 0
-    for key, start, end, position in closed:
+    for key, start, end, position, gap in closed:
         inside = parts and key == now_key and end <= now_end
-        near = parts and key == now_key and start - now_end <= gap_bytes and end - now_start <= max_bytes
+        near = parts and key == now_key and start - now_end <= gap and end - now_start <= max_bytes
         if inside or near:
             parts.append(position)
             now_end = max(now_end, end)

@@ -4,8 +4,8 @@ A traversal is a generator: it yields the blocks that it lacks and is resumed wh
 one driver can serve many shards in one parallel round, count the rounds, or simulate the store. It
 sees a shard only through `GraphView`. Imports kernels, types and errors; never storage.
 
-`base` the protocols; `scan`, `near_scan`, `clusters`, `hnsw`, `acorn` the policies; `scratch` pooled kernel
-memory.
+`base` the protocols; `scan`, `near_scan`, `clusters`, `sketches`, `hnsw`, `acorn` the policies; `scratch`
+pooled kernel memory.
 """
 
 from vstore.traverse.acorn import Acorn1, ClusterAcorn
@@ -14,6 +14,7 @@ from vstore.traverse.clusters import ClusterScan
 from vstore.traverse.hnsw import HNSW, ResultFilterHNSW
 from vstore.traverse.near_scan import NearestClusters
 from vstore.traverse.scan import CodeScan
+from vstore.traverse.sketches import SketchScan
 
 TRAVERSALS: dict[str, Traversal] = {
     traversal.name: traversal
@@ -21,6 +22,7 @@ TRAVERSALS: dict[str, Traversal] = {
         CodeScan(),
         NearestClusters(),
         ClusterScan(),
+        SketchScan(),
         HNSW(),
         ResultFilterHNSW(),
         Acorn1(),
@@ -40,6 +42,7 @@ __all__ = [
     "GraphView",
     "NearestClusters",
     "ResultFilterHNSW",
+    "SketchScan",
     "Traversal",
     "Walk",
     "WalkParams",

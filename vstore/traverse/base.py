@@ -18,11 +18,32 @@ NO_BLOCKS: Int32s = np.empty(0, dtype=np.int32)
 
 
 class Wants(NamedTuple):
-    """What a traversal lacks: blocks of lists and of codes by number, and the upper levels."""
+    """What a traversal lacks: blocks of lists, codes and sketches by number, and the upper levels."""
 
     lists: Int32s = NO_BLOCKS
     codes: Int32s = NO_BLOCKS
     upper: bool = False
+    sketches: Int32s = NO_BLOCKS
+
+
+class SketchParams(NamedTuple):
+    """What all sketches of a shard share: rows of a block, a power of two, and the root mean square error of
+    a component in units of a row's own step.
+    """
+
+    block_rows: int
+    error: float
+
+
+class Sketches(NamedTuple):
+    """Sketches of consecutive rows: 1-bit codes of what they are beside their cluster's centroid.
+
+    `bits` uint8[m, w / 8], component j being bit j & 7 of byte j >> 3; `bias` and `step` float32[m].
+    """
+
+    bits: UInt8s
+    bias: Float32s
+    step: Float32s
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +95,15 @@ class GraphView(Protocol):
         """Which blocks of lists and codes are resident, and where. Not to be changed."""
         ...
 
+    @property
+    def sketch_params(self) -> SketchParams | None:
+        """How the rows are sketched, None where they are not."""
+        ...
+
+    def sketches(self, block: int) -> Sketches:
+        """Return a block of sketches; resident after a yield of Wants(sketches=...)."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WalkParams:
@@ -106,7 +136,8 @@ class Found:
     """A traversal's candidates by estimated distance, ascending, and what finding them took.
 
     `blocks` int32[b] are those whose codes were looked at, ascending, so that a cache knows what is in use;
-    None where a traversal does not say.
+    None where a traversal does not say. `spreads` float32[m] are one standard deviation of each estimate,
+    where these are not by codes.
     """
 
     node_ids: Int32s
@@ -116,6 +147,7 @@ class Found:
     n_filter_checks: int = 0
     n_lists: int = 0
     blocks: Int32s | None = None
+    spreads: Float32s | None = None
 
     @classmethod
     def nothing(cls) -> Found:

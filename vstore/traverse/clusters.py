@@ -69,20 +69,14 @@ def choose_blocks(graph: GraphView, query: Float32s, passing: Bitmap | None, par
     `params.code_bytes` (more where `params.apart`: APART_BYTES), and until k rows are met in any case.
     """
     shift, k = graph.tables.block_shift, params.k or params.ef
-    clusters, blocks, counts = _segments(graph, passing)
+    clusters, blocks, counts = segments(graph, passing, shift)
     if not len(blocks):
         return Chosen(np.empty(0, np.int32), 0, False)
-    gaps = _distances(graph, query)[clusters]
+    gaps = centroid_distances(graph, query)[clusters]
     order = np.argsort(gaps, kind="stable")
     gaps, counts, blocks = gaps[order], counts[order], blocks[order]
     met = counts.cumsum()
-
-    def limit(times_k: int, share: float) -> float:
-        settled = float(gaps[min(int(np.searchsorted(met, times_k * k)), len(met) - 1)])
-        return settled + share * params.reach * abs(settled)
-
-    farthest = limit(*MANY) if params.apart else min(limit(*FEW), limit(*MANY))
-    n_near = int(np.searchsorted(gaps, farthest, side="right"))
+    n_near = int(np.searchsorted(gaps, limit_of(gaps, met, k, params), side="right"))
     _, first = np.unique(blocks, return_index=True)
     costs = np.zeros(len(blocks), np.int64)
     # The bytes of a block that is resident already are not read.
@@ -98,12 +92,37 @@ def choose_blocks(graph: GraphView, query: Float32s, passing: Bitmap | None, par
     )
 
 
-def rows_of(graph: GraphView, blocks: Int32s, passing: Bitmap | None) -> Int32s:
-    """Return int32[m] ascending: the passing rows of blocks (int32[b] ascending)."""
-    shift = graph.tables.block_shift
+def code_bytes_of(graph: GraphView, blocks: Int32s) -> int:
+    """Return the bytes of the codes of blocks (int32[b]), without those that are resident already."""
+    absent = int((graph.tables.code_table[blocks] == 0).sum())
+    return absent * graph.tables.row_bytes << graph.tables.block_shift
+
+
+def limit_of(gaps: Float32s, met: Int64s, k: int, params: WalkParams) -> float:
+    """Return how far clusters are read, as FEW and MANY say.
+
+    Args:
+        gaps: float32[m], ascending: the distances of clusters, or of parts of them.
+        met: int64[m]: passing rows up to and with each.
+        k: answers wanted.
+        params: of the walk.
+    """
+
+    def limit(times_k: int, share: float) -> float:
+        settled = float(gaps[min(int(np.searchsorted(met, times_k * k)), len(met) - 1)])
+        return settled + share * params.reach * abs(settled)
+
+    return limit(*MANY) if params.apart else min(limit(*FEW), limit(*MANY))
+
+
+def rows_of(graph: GraphView, blocks: Int32s, passing: Bitmap | None, shift: int | None = None) -> Int32s:
+    """Return int32[m] ascending: the passing rows of blocks (int32[b] ascending) of 1 << `shift` rows, by
+    default those of codes.
+    """
+    shift = graph.tables.block_shift if shift is None else shift
     if passing is not None:
         rows = bitmap.indices(passing)
-        wanted = np.zeros(len(graph.tables.code_table), np.bool_)
+        wanted = np.zeros(-(-graph.n // (1 << shift)), np.bool_)
         wanted[blocks] = True
         return np.ascontiguousarray(rows[wanted[rows >> shift]])
     each = np.arange(1 << shift, dtype=np.int32)
@@ -111,9 +130,11 @@ def rows_of(graph: GraphView, blocks: Int32s, passing: Bitmap | None) -> Int32s:
     return np.ascontiguousarray(every[every < graph.n])
 
 
-def _segments(graph: GraphView, passing: Bitmap | None) -> tuple[Int64s, Int64s, Int64s]:
-    """Return (cluster, block, passing rows) of each part of a cluster within a block, where any pass."""
-    offsets, shift = graph.cluster_offsets, graph.tables.block_shift
+def segments(graph: GraphView, passing: Bitmap | None, shift: int) -> tuple[Int64s, Int64s, Int64s]:
+    """Return (cluster, block, passing rows) of each part of a cluster within a block of 1 << `shift` rows,
+    where any pass.
+    """
+    offsets = graph.cluster_offsets
     edges = np.unique(np.concatenate([offsets, np.arange(0, graph.n, 1 << shift, dtype=np.int64)]))
     counts = np.diff(edges) if passing is None else bitmap.range_counts(passing, edges)
     there = np.flatnonzero(counts)
@@ -121,7 +142,7 @@ def _segments(graph: GraphView, passing: Bitmap | None) -> tuple[Int64s, Int64s,
     return np.searchsorted(offsets, starts, side="right") - 1, starts >> shift, counts[there]
 
 
-def _distances(graph: GraphView, query: Float32s) -> Float32s:
+def centroid_distances(graph: GraphView, query: Float32s) -> Float32s:
     """Return float32[K]: L2 distances to the centroids, or minus the inner product under dot."""
     gaps = np.empty(len(graph.centroids), np.float32)
     cluster_distances(query, graph.centroids, layout.METRICS.index(graph.metric), gaps)

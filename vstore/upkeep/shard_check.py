@@ -73,6 +73,10 @@ class _ShardCheck:
         for _ in self._blocks(sections.LISTS):
             # Decoding checks the bounds of every link.
             pass
+        if self.head.sketch_params is not None:
+            for _ in self._blocks(sections.SKETCHES):
+                # Read for its checksum and shape: no answer is more than a guess by a sketch.
+                pass
         self._check_codes(self.head)
         self._check_payload(self.head, keys, columns)
         return keys
@@ -337,12 +341,14 @@ def _block_rows(section: str, head: ShardHead) -> int:
     """Return how many rows a block of the section holds; all of them where it has one block."""
     if section.startswith(("column:", "bloom:")):
         return head.column_block_rows or head.n
+    sketched = head.sketch_params
     return {
         sections.LISTS: head.block_rows,
         sections.CODES: head.block_rows,
         sections.VECTORS: head.vector_block_rows,
         sections.PAYLOAD: head.payload_block_rows,
         sections.KEYS: sections.KEY_BLOCK_ROWS,
+        sections.SKETCHES: sections.SKETCH_BLOCK_ROWS if sketched is None else sketched.block_rows,
     }.get(section, head.n)
 
 
