@@ -81,7 +81,7 @@ class Caller:
 
     def sees(self, collection: str) -> bool:
         """Whether a collection is in scope; it need not exist."""
-        return any(fnmatchcase(collection, pattern) for pattern in self.collections)
+        return self.sees_all or any(fnmatchcase(collection, pattern) for pattern in self.collections)
 
     def check_role(self, needed: Role, method: str) -> None:
         """Raise PermissionRefused unless the role reaches `needed`."""

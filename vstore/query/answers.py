@@ -20,7 +20,7 @@ from vstore.query.rounds import Rounds
 from vstore.query.search import Engine, Work, distance_of, payload_round, receipt_of, score_of, write_reads
 from vstore.shard import sections
 from vstore.shard.fetch import ReadMeter
-from vstore.shard.payload import PayloadRow, Shown, unpack_attributes
+from vstore.shard.payload import PayloadRow, Shown, unpack_attributes, unpacker
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.types import Attributes, Document, Float32s, Hit, Hits, Int64s, Key, Metric, Receipt
@@ -79,15 +79,12 @@ class AnswerRows:
 
     def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
         """As `HitRows.columns`."""
-        rows, named = list(self._rows), self._fields
+        rows, attributes_of = list(self._rows), unpacker(self._fields)
         return (
             [row.key for row in rows],
             self.scores().tolist(),
             distance_of(self._distances, self._metric).tolist(),
-            [
-                unpack_attributes(row, named) if isinstance(row, PayloadRow) else row.attributes
-                for row in rows
-            ],
+            [attributes_of(row) if isinstance(row, PayloadRow) else row.attributes for row in rows],
             [row.document for row in rows],
         )
 
@@ -95,12 +92,9 @@ class AnswerRows:
         """As `HitRows.hits`."""
         scores = self.scores().tolist()
         own = distance_of(self._distances, self._metric).tolist()
-        hits = []
+        hits, attributes_of = [], unpacker(self._fields)
         for position, (row, score, distance) in enumerate(zip(self._rows, scores, own, strict=True)):
-            if isinstance(row, PayloadRow):
-                attributes = unpack_attributes(row, self._fields)
-            else:
-                attributes = row.attributes
+            attributes = attributes_of(row) if isinstance(row, PayloadRow) else row.attributes
             hits.append(Hit(row.key, score, distance, attributes, row.document, score, position))
         return hits
 
@@ -123,7 +117,29 @@ class Account:
     engine: Engine
 
     def values(self) -> dict[str, Any]:
-        """Return every field of the receipt by name."""
+        """Return every field of the receipt by name; a new map each time."""
+        if self.n_memtable or self.meter is not None or not self.planned:
+            return self._all_values()
+        if any(planned.plans.varies_around for planned in self.planned):
+            return self._all_values()
+        told = self.planned[0].told
+        key = (self.n_live, *map(id, self.plans))
+        known = told.get(key)
+        if known is None:
+            if len(told) >= REMEMBERED_RECEIPTS:
+                told.clear()
+            known = told[key] = tuple(self.plans), self._all_values()
+        values = known[1].copy()
+        values["plans"] = [plan.copy() for plan in values["plans"]]
+        values["timings_ms"], values["rerank"] = self.timings_ms, []
+        values["n_cache_hits"] = self.n_cache_hits
+        work = self.counters[0] if len(self.counters) == 1 else np.sum(self.counters, axis=0)
+        counts = work.tolist()
+        for name, position in zip(Work._fields, _WORK, strict=True):
+            values[name] = counts[position]
+        return values
+
+    def _all_values(self) -> dict[str, Any]:
         plans = [
             (ready.shard.shard_id, _correlated(plan, planned.plans.correlation(self.query)))
             for ready, planned, plan in zip(self.ready, self.planned, self.plans, strict=True)
@@ -140,6 +156,8 @@ class Account:
         return {name: getattr(receipt, name) for name in _FIELDS}
 
 
+REMEMBERED_RECEIPTS: Final = 64
+"""Kinds of receipts for one filter, k, recall and ef; more than a few come of many shards alone."""
 _FIELDS: Final = tuple(f.name for f in fields(Receipt))
 _WORK: Final = (
     layout.N_DISTANCES,

@@ -261,6 +261,11 @@ class ShardPlans:
         """Return how the filter lies around a query (float32[d], raw): `NearClusters`; None without one."""
         return None if self._near is None else self._near.correlation(query)
 
+    @property
+    def varies_around(self) -> bool:
+        """Whether `correlation` is of a query, and not None for every one."""
+        return self._near is not None
+
     def _is_fixed(self) -> bool:
         if self._exact or self.n_matching == 0:
             return True

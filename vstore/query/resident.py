@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -74,6 +74,9 @@ class PlannedShard:
 
     plans: ShardPlans
     passing: Bitmap | None
+    told: dict[tuple[int, ...], tuple[tuple[Plan, ...], dict[str, Any]]] = field(default_factory=dict)
+    """Receipts' fields by the rows of the collection and the ids of the shards' plans, which are kept beside
+    them; on the first of the shards that were planned together."""
 
 
 class Step(NamedTuple):

@@ -7,7 +7,8 @@ query filters millions of rows by a few fields and shows ten rows with all of th
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +84,20 @@ def unpack_attributes(row: PayloadRow, fields: Shown) -> Attributes:
         for (name, kind), value in zip(fields, row.values, strict=True)
         if value is not None and name is not None
     }
+
+
+@lru_cache(maxsize=256)
+def unpacker(fields: Shown) -> Callable[[PayloadRow], Attributes]:
+    """Return `unpack_attributes` for these fields, quicker where every value is as it is stored."""
+    if any(name is None or kind == "datetime" for name, kind in fields):
+        return lambda row: unpack_attributes(row, fields)
+    names = tuple(name for name, _ in fields if name is not None)
+
+    def unpack_plain(row: PayloadRow) -> Attributes:
+        values = row.values
+        return unpack_attributes(row, fields) if None in values else dict(zip(names, values, strict=True))
+
+    return unpack_plain
 
 
 def _packed(value: Any) -> Any:
