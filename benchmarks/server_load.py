@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 
-import vstore
-
 K = 10
 CLIENTS = (1, 2, 4, 8, 16, 32)
 
@@ -129,6 +127,8 @@ async def ask_for(url: str, queries: np.ndarray, right: np.ndarray, n: int, seco
     Raises:
         RuntimeError: an answer is not the embedded store's.
     """
+    import vstore  # Who loads the others' servers need not have it.
+
     database = await vstore.aio.connect(url)
     collection = await database.collection("c")
     spent: list[float] = []
