@@ -11,7 +11,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,27 @@ def _blocks(image: bytes) -> dict[str, Floats]:
         ).astype(np.float32),
         "gradients": (gradients / max(float(np.linalg.norm(gradients)), 1e-9)).astype(np.float32),
     }
+
+
+def hold_out_scenes(data: Grocery, blocks: dict[str, Floats], n_scenes: int = 10, seed: int = 0) -> Grocery:
+    """Return the same photos with some of the train photos in a split "scene", whole scenes at a time.
+
+    Validation photos were taken beside train photos, so they are too easy to choose by. Here each product's
+    train photos fall into `n_scenes` clusters by look (Ward 1963), and one of middling size is held out.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    looks = np.concatenate([blocks["colour"], blocks["gradients"]], axis=1)
+    random = np.random.default_rng(seed)
+    held: set[int] = set()
+    for p in range(len(data.names)):
+        rows = np.array([i for i in data.of("train") if data.photos[i].product == p])
+        cluster = fcluster(linkage(looks[rows], "ward"), n_scenes, "maxclust")
+        sizes = np.bincount(cluster)[1:]
+        far = np.abs(sizes - len(rows) / n_scenes) + random.random(len(sizes))
+        held.update(rows[cluster == np.argmin(far) + 1].tolist())
+    photos = [replace(photo, split="scene") if i in held else photo for i, photo in enumerate(data.photos)]
+    return Grocery(photos, data.names, data.coarse)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A Qwen3-VL checkpoint of half a megabyte with random weights, laid out as the published re-ranker's.
 
-The real class with small numbers: 48 x 48 pixels are 144 patches and 9 tokens. Its tokenizer writes each
+The real class with small numbers: 60 x 60 pixels are 144 patches and 9 tokens. Its tokenizer writes each
 fixed sentence of the published prompt, and each word of `texts`, as one token: a pair is two dozen.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from vstore.rerank.vision_prompts import FAMILIES, IMAGE
 
-PIXELS = 48
-PATCH = 4
+PIXELS = 60
+PATCH = 5
 MERGE = 4
 """Patches a side of a token: small patches see colours apart, few tokens keep the pairs short."""
 HIDDEN = 64

@@ -159,12 +159,14 @@ def run(
     return fine_tune(kind(base), shelf(images), queries(), folder, settings=settings, until=until, **more)
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.2)])
-def test_a_training_that_stopped_ends_with_the_same_weights(tmp_path: Path, lora: LoRA | None) -> None:
+@pytest.mark.parametrize(("lora", "average"), [(None, None), (None, 0.7), (LoRA(rank=2, dropout=0.2), None)])
+def test_a_training_that_stopped_ends_with_the_same_weights(
+    tmp_path: Path, lora: LoRA | None, average: float | None
+) -> None:
     if lora is not None:
         pytest.importorskip("peft")
     base = save_bert(tmp_path / "base")  # BERT has dropout: its random numbers must go on too.
-    settings = dataclasses.replace(QUICK, lora=lora, accumulate=2)
+    settings = dataclasses.replace(QUICK, lora=lora, average=average, accumulate=2)
     whole = run(base, tmp_path / "whole", settings)
     for until in (1, 4):
         part = run(base, tmp_path / "parts", settings, until)
@@ -189,6 +191,37 @@ def test_a_vision_training_with_augmented_images_goes_on_too(tmp_path: Path) -> 
     assert all(torch.equal(one[name], other[name]) for name in one)
     before = weights_of(base)
     assert any(not torch.equal(before[name], one[name]) for name in before)
+
+
+def test_the_average_is_of_the_weights_of_every_step(tmp_path: Path) -> None:
+    base = save_bert(tmp_path / "base")
+    settings = dataclasses.replace(QUICK, n_steps=4)
+    wanted: dict[str, Any] = {}
+    for step in (1, 2, 3, 4):
+        run(base, tmp_path / "plain", settings, step if step < 4 else None, held_out=0)
+        if step < 4:
+            held = torch.load(tmp_path / "plain" / "checkpoint.pt", weights_only=True)["weights"]
+        else:
+            held = weights_of(tmp_path / "plain")
+        share = 1 - min(0.3, step / (9 + step))
+        for name, weight in held.items():
+            wanted[name] = wanted.get(name, weight) * (1 - share) + weight * share
+    run(base, tmp_path / "averaged", dataclasses.replace(settings, average=0.3), held_out=0)
+    found = weights_of(tmp_path / "averaged")
+    assert set(found) == set(wanted)
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in found)
+    assert any(not torch.allclose(found[name], held[name], atol=1e-6) for name in found)
+
+
+def test_averaged_weights_are_measured_and_training_goes_on_from_its_own(tmp_path: Path) -> None:
+    base = save_bert(tmp_path / "base")
+    settings = dataclasses.replace(QUICK, average=0.7)
+    rare = run(base, tmp_path / "rare", dataclasses.replace(settings, eval_every=6))
+    often = run(base, tmp_path / "often", dataclasses.replace(settings, eval_every=1))
+    # Measuring at every step leaves the losses, and so the weights, as they are.
+    losses = [loss for _, loss, _ in often.history]
+    assert float(np.mean(losses)) == pytest.approx(rare.history[-1][1], rel=1e-6)
+    assert often.history[-1][2] == rare.history[-1][2]
 
 
 def test_an_interrupt_leaves_a_checkpoint(tmp_path: Path) -> None:
@@ -351,6 +384,7 @@ def test_what_cannot_be_trained_says_why(tmp_path: Path) -> None:
         {"precision": "int8"},
         {"warmup": 2},
         {"freeze": "visual"},
+        {"average": 1.0},
     ],
 )
 def test_settings_outside_their_limits(wrong: dict[str, Any]) -> None:

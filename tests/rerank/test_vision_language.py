@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_checkpoints import save_bert
 from tiny_vision import png, save_adapter, save_remote, save_vision, swatch
 
 from vstore.errors import InvalidInput, InvalidSetting
 from vstore.rerank import Rerank, VisionLanguageReranker, apply, as_stages
+from vstore.rerank.images import view_of
 from vstore.rerank.vision_prompts import FAMILIES, prompt_of
 from vstore.rerank.vision_qwen import resized
 from vstore.testing.reranker_suite import WORDS, RerankerSuite
@@ -175,6 +178,21 @@ def test_the_pixel_budget_decides_the_tokens(folders: dict[str, Path]) -> None:
     assert counts == [4, 16, 64]
 
 
+@pytest.mark.parametrize("n", [2, 4])
+def test_views_are_scored_and_averaged(folders: dict[str, Path], n: int) -> None:
+    plain = VisionLanguageReranker(folders["qwen3_vl"], cache_scores=0)
+    picture = Image.open(io.BytesIO(png("red", 200, 120))).convert("RGB")
+    picture.paste("blue", (0, 0, 60, 120))
+    seen = [Candidate(view, "a", view_of(picture, view), {}) for view in range(n)]
+    many = VisionLanguageReranker(folders["qwen3_vl"], cache_scores=0, views=n)
+    text = Candidate(9, "a red circle", None, {})
+    got = many.score("a red circle", [seen[0], text])
+    each = plain.score("a red circle", [*seen, text])
+    np.testing.assert_allclose(got, [each[:n].mean(), each[n]], atol=1e-4)
+    assert np.ptp(each[:n]) > 1e-3
+    np.testing.assert_allclose(many.score("a red circle", [text]), each[n:], atol=1e-4)
+
+
 def test_instruction_changes_what_is_read(folders: dict[str, Path]) -> None:
     documents = mixed(4)
     usual = VisionLanguageReranker(folders["qwen3_vl"]).score("red", documents)
@@ -305,6 +323,7 @@ def test_other_checkpoints_are_refused(tmp_path: Path, folders: dict[str, Path])
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"family": "qwen9"}, "known families"),
         ({"cache_scores": -1}, "cache_scores is -1"),
+        ({"views": 3}, "views is 3"),
     ],
 )
 def test_vision_settings_have_limits(

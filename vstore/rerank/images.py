@@ -20,6 +20,8 @@ from vstore.settings import require
 
 STORE_SCHEME = "store://"
 """An image reference that begins so is a path in the collection's own store."""
+MIDDLE = 0.8
+"""Share of each side that views of an image's middle keep."""
 _CHUNK_BYTES = 1 << 16
 
 
@@ -225,3 +227,15 @@ class ImageReader:
                 return bytes(encoded)
         except OSError as error:
             raise InvalidDocument(f"image {reference!r} cannot be read: {error}") from error
+
+
+def view_of(picture: Any, number: int) -> Any:
+    """Return one of four views of a PIL image, of its size: itself, mirrored, its middle, that mirrored."""
+    from PIL import Image
+
+    if number >= 2:
+        width, height = picture.size
+        cut_x, cut_y = width * (1 - MIDDLE) / 2, height * (1 - MIDDLE) / 2
+        box = (cut_x, cut_y, width - cut_x, height - cut_y)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else picture

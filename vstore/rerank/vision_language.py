@@ -49,6 +49,8 @@ class VisionLanguageReranker(PairReranker):
         instruction: what Qwen3-VL-Reranker is told to judge by; its published one by default.
         min_pixels, max_pixels: images are scaled into this range; the main dial for speed (32 x 32 pixels are
             a token of Qwen3-VL, 28 x 28 of the others). Default: the checkpoint's own.
+        views: 2 scores each pair as it is and with its images mirrored, 4 also with their middle enlarged,
+            and takes the mean, at so many times the cost. For photos; a mirrored page is unreadable.
         max_length: tokens of a pair, its images' included; the document's text is cut to fit.
         probability: answer sigmoid(log-odds).
         images: what image references may be: `ImageLimits`.
@@ -76,6 +78,7 @@ class VisionLanguageReranker(PairReranker):
         instruction: str | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        views: int = 1,
         max_length: int = 8192,
         probability: bool = False,
         images: ImageLimits | None = None,
@@ -96,6 +99,7 @@ class VisionLanguageReranker(PairReranker):
             ("max_length", max_length),
         ):
             require(value is None or value >= 1, f"{name} is {value!r}; it must be 1 or more")
+        require(views in (1, 2, 4), f"views is {views!r}; it must be 1, 2 or 4")
         self._cache = ScoreCache(cache_scores)
         self.fields = check_fields(fields)
         if dtype is not None:
@@ -115,6 +119,7 @@ class VisionLanguageReranker(PairReranker):
             dtype=dtype or ("float32" if on_cpu else "bfloat16"),
             attention=attention,
             trust_remote_code=trust_remote_code,
+            views=views,
         )
         self.images = ImageReader(images, read_store)
         self.scorer = self._open(torch, transformers, settings)
@@ -144,6 +149,10 @@ class VisionLanguageReranker(PairReranker):
                 settings.trust_remote_code,
                 f"{self.path!r} brings Python code of its own, which is run only on request: read it, and "
                 "pass trust_remote_code=True if you trust its source",
+            )
+            require(
+                settings.views == 1,
+                f"views is {settings.views}, and code that a checkpoint brings makes no views; use 1",
             )
             return RemoteVisionScorer(
                 self.path, torch, transformers, device=self.device, settings=settings, reader=self.images

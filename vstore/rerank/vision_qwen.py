@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vstore.errors import InvalidDocument, InvalidSetting
-from vstore.rerank.images import ImageReader
+from vstore.rerank.images import ImageReader, view_of
 from vstore.rerank.lora import base_of, open_weights
 from vstore.rerank.pairs import encodable
 from vstore.rerank.torch_parts import named_error, read_weights
@@ -37,6 +37,7 @@ class VisionSettings:
     dtype: str
     attention: str
     trust_remote_code: bool
+    views: int = 1
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class VisionPair:
 
     tokens: list[int]
     images: list[Any]
+    # Of all images in the first view, then of all in the next.
     pixels: list[Any] | None = None
     grids: list[Any] | None = None
 
@@ -69,6 +71,7 @@ class QwenVisionScorer:
         reader: ImageReader,
     ) -> None:
         self._torch, self._device, self._reader = torch, device, reader
+        self._views = settings.views
         self.family = _family(path, config, settings.family)
         self._instruction = (
             settings.instruction if settings.instruction is not None else self.family.instruction or ""
@@ -164,8 +167,11 @@ class QwenVisionScorer:
         """
         if not pair.images:
             return pair
+        pictures = [self._reader.decode(image) for image in pair.images]
         inputs = [
-            self.processor(images=[self._reader.decode(image)], return_tensors="pt") for image in pair.images
+            self.processor(images=[view_of(picture, view)], return_tensors="pt")
+            for view in range(self._views)
+            for picture in pictures
         ]
         return replace(
             pair,
@@ -173,8 +179,8 @@ class QwenVisionScorer:
             grids=[each["image_grid_thw"] for each in inputs],
         )
 
-    def batch(self, pairs: Sequence[VisionPair]) -> dict[str, Any]:
-        """Return a batch's tensors on the device, padded at the left."""
+    def batch(self, pairs: Sequence[VisionPair], view: int = 0) -> dict[str, Any]:
+        """Return a batch's tensors on the device, padded at the left, with one view of its images."""
         torch = self._torch
         longest = max(len(pair.tokens) for pair in pairs)
         ids = np.full((len(pairs), longest), self._fill, dtype=np.int64)
@@ -187,17 +193,22 @@ class QwenVisionScorer:
             "attention_mask": torch.from_numpy(mask),
             "mm_token_type_ids": torch.from_numpy(((ids == self._pad) & (mask == 1)).astype(np.int32)),
         }
-        pixels = [each for pair in pairs for each in pair.pixels or ()]
-        if pixels:
-            inputs["pixel_values"] = torch.cat(pixels).to(self.model.dtype)
-            inputs["image_grid_thw"] = torch.cat([each for pair in pairs for each in pair.grids or ()])
+        seen = [
+            each
+            for pair in pairs
+            for each in list(zip(pair.pixels or (), pair.grids or (), strict=True))[_of_view(pair, view)]
+        ]
+        if seen:
+            inputs["pixel_values"] = torch.cat([pixels for pixels, _ in seen]).to(self.model.dtype)
+            inputs["image_grid_thw"] = torch.cat([grid for _, grid in seen])
         return {name: tensor.to(self._device, non_blocking=True) for name, tensor in inputs.items()}
 
     def forward(self, pairs: list[VisionPair]) -> Float32s:
-        """Return float32[n], raw log-odds."""
+        """Return float32[n], raw log-odds: the mean over the views."""
+        n = self._views if any(pair.images for pair in pairs) else 1
         with self._torch.inference_mode():
-            scores: Float32s = self.logits(self.batch(pairs)).cpu().numpy()
-        return scores
+            scores: Float32s = sum(self.logits(self.batch(pairs, view)) for view in range(n)).cpu().numpy()
+        return scores / np.float32(n)
 
     def logits(self, inputs: dict[str, Any]) -> Any:
         """Return a float32 tensor [n] of raw log-odds, with gradients where they are on."""
@@ -312,6 +323,10 @@ def resized(height: int, width: int, side: int, least: int, most: int) -> tuple[
         grow = math.sqrt(least / (height * width))
         high, wide = math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
     return high, wide
+
+
+def _of_view(pair: VisionPair, view: int) -> slice:
+    return slice(view * len(pair.images), (view + 1) * len(pair.images))
 
 
 def _family(path: str, config: Any, asked: str | None) -> Family:

@@ -29,6 +29,8 @@ class Progress:
     best_step: int = 0
     best_ndcg: float = -1.0
     best_weights: dict[str, Any] = field(default_factory=dict)
+    averaged: dict[str, Any] = field(default_factory=dict)
+    """The moving average of the weights; empty without one."""
     n_stale: int = 0
     """Measurements since the best."""
     history: list[tuple[int, float, float]] = field(default_factory=list)

@@ -155,6 +155,8 @@ class _Run:
         self._mark = checkpoint.fingerprint(made.path, settings, mined, judged, [*shapes, str(augmented)])
         found = checkpoint.load(torch, folder, self._mark, self._weights, self._optimizer)
         self.progress = found or Progress()
+        averaged = self.progress.averaged
+        self.progress.averaged = {name: each.to(made.device) for name, each in averaged.items()}
         self._torn = False
 
     def go(self, until: int | None, report: Report, clock: Callable[[], float]) -> bool:
@@ -182,10 +184,7 @@ class _Run:
 
     def finish(self) -> None:
         """Put the best weights into the model and write it."""
-        if self.progress.best_weights:
-            with self._torch.no_grad():
-                for name, weight in self._weights.items():
-                    weight.copy_(self.progress.best_weights[name])
+        self._put(self.progress.best_weights or self.progress.averaged)
         self._train_mode(False)
         adapter = self._adapter
         if adapter is not None and self._settings.lora is not None and self._settings.lora.merge:
@@ -235,9 +234,40 @@ class _Run:
             group["lr"] = settings.learning_rate * rate(self.progress.step, settings)
         self._torn = True
         self._optimizer.step()
+        self._average()
         self.progress.losses.append(total)
         self.progress.step += 1
         self._torn = False
+
+    def _average(self) -> None:
+        at, decay = self.progress, self._settings.average
+        if decay is None:
+            return
+        if not at.averaged:
+            at.averaged = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        # Early on the random start is forgotten faster.
+        share = 1 - min(decay, (1 + at.step) / (10 + at.step))
+        with self._torch.no_grad():
+            for name, weight in self._weights.items():
+                at.averaged[name].lerp_(weight, share)
+
+    def _put(self, weights: dict[str, Any]) -> None:
+        with self._torch.no_grad():
+            for name, value in weights.items():
+                self._weights[name].copy_(value)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the averaged weights in the model for a while, where there are any."""
+        if not self.progress.averaged:
+            yield
+            return
+        trained = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        self._put(self.progress.averaged)
+        try:
+            yield
+        finally:
+            self._put(trained)
 
     def _measure_if_due(self) -> None:
         at, settings = self.progress, self._settings
@@ -251,14 +281,15 @@ class _Run:
         found = math.nan
         if self._judged:
             self._train_mode(False)
-            found = float(np.mean([_ndcg(each, self._ranked(each)) for each in self._judged]))
-            if found > at.best_ndcg:
-                at.best_ndcg, at.best_step, at.n_stale = found, at.step, 0
-                at.best_weights = {
-                    name: weight.detach().cpu().clone() for name, weight in self._weights.items()
-                }
-            else:
-                at.n_stale += 1
+            with self._averaged():
+                found = float(np.mean([_ndcg(each, self._ranked(each)) for each in self._judged]))
+                if found > at.best_ndcg:
+                    at.best_ndcg, at.best_step, at.n_stale = found, at.step, 0
+                    at.best_weights = {
+                        name: weight.detach().cpu().clone() for name, weight in self._weights.items()
+                    }
+                else:
+                    at.n_stale += 1
         at.history.append((at.step, float(np.mean(at.losses)), found))
         at.losses.clear()
 

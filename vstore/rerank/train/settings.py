@@ -66,6 +66,9 @@ class TrainSettings:
     guard: float | None = 0.95
     """Against false negatives: hits nearer than this share of the way from the lowest hit's score to the best
     positive's are left out. None keeps them."""
+    average: float | None = None
+    """Decay a step of the moving average of the weights that is measured and kept (Polyak & Juditsky 1992),
+    such as 0.999; None keeps the weights themselves."""
     freeze: tuple[str, ...] = ()
     """Weights with any of these in their name keep their values."""
     lora: LoRA | None = None
@@ -102,6 +105,10 @@ class TrainSettings:
         require(
             self.guard is None or 0 < self.guard <= 1,
             f"guard is {self.guard!r}; it must be a share above 0 and at most 1, or None",
+        )
+        require(
+            self.average is None or 0 < self.average < 1,
+            f"average is {self.average!r}; it must be above 0 and below 1, or None",
         )
         require(
             self.precision in ("auto", "float32", "bfloat16"),
