@@ -117,7 +117,7 @@ class PhotoAugment:
         made = image.transform(
             image.size,
             Image.Transform.AFFINE,
-            self._place(*image.size, random),
+            self._place(image.width, image.height, random),
             Image.Resampling.BILINEAR,
             fillcolor=fill,
         )
