@@ -235,6 +235,22 @@ def draw(data: Grocery, stage: FirstStage, rerank: Rerank, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def say(found: dict[str, Any]) -> None:
+    """Print the figures."""
+    for outcome in found["outcomes"]:
+        for name in ("all_products", "products_with_rivals", "all_products_model_alone"):
+            (one,) = outcome[name]["depths"]
+            print(
+                f"{outcome['first_stage']:18} {name:24} nDCG@{K} {one['ndcg_before']:.3f} -> "
+                f"{one['ndcg_after']:.3f} ({one['interval_95'][0]:+.3f} to {one['interval_95'][1]:+.3f})"
+            )
+    for one in found["adapters"]:
+        print(
+            f"{one['first_stage']:18} query adapter: recall@{DEPTH} of photos {one['recall_before']:.3f} -> "
+            f"{one['recall_after']:.3f} ({one['n_held_out']} held-out queries)"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -294,18 +310,7 @@ def main() -> None:
     asked.out.write_text(json.dumps(rounded(found), indent=1) + "\n")
     shown = Rerank(models[first["views"]], blend=first["blend"])
     draw(data, stages[0], shown, asked.out.with_suffix(".png"))
-    for outcome in outcomes:
-        for name in ("all_products", "products_with_rivals", "all_products_model_alone"):
-            (one,) = outcome[name]["depths"]
-            print(
-                f"{outcome['first_stage']:18} {name:24} nDCG@{K} {one['ndcg_before']:.3f} -> "
-                f"{one['ndcg_after']:.3f} ({one['interval_95'][0]:+.3f} to {one['interval_95'][1]:+.3f})"
-            )
-    for one in found["adapters"]:
-        print(
-            f"{one['first_stage']:18} query adapter: recall@{DEPTH} of photos {one['recall_before']:.3f} -> "
-            f"{one['recall_after']:.3f} ({one['n_held_out']} held-out queries)"
-        )
+    say(found)
     print(f"wrote {asked.out}")
 
 
