@@ -339,6 +339,9 @@ class Collection(Handle, BulkLoads):
             RerankError: the re-ranker broke its contract.
             StorageError, FormatError: the store failed, or its bytes did not hold.
         """
+        if rerank is None and rerank_depth is None and (view := self._known()) is not None:
+            request = self._request(view, query, k, filter, recall, ef)
+            return self._answer(view, request, limits or self._parts.settings.limits)
         stages = bound(as_stages(rerank, rerank_depth), self.fusion)
         depth = depth_of(stages, check_k(k))
 

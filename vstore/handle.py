@@ -197,6 +197,16 @@ class Handle:
         """Return the writer whose view is this handle's, if any."""
         return None if self._at is not None else self._writer or self._parts.writers.get(self._name)
 
+    def _known(self) -> CollectionView[Shard] | None:
+        """As `_view`; None where the collection is still being opened, and the view may be early."""
+        if self._lease is None and not self._closed:
+            writer = self._writes()
+            if writer is not None:
+                return writer.view()
+            if self._loaded.is_read:
+                return self._loaded.shown
+        return None
+
     def _early(self, answer: Callable[[CollectionView[Shard]], T]) -> T | None:
         """As `Loaded.early`; None where this connection writes."""
         self._check_open()

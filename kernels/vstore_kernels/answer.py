@@ -6,7 +6,7 @@ shards of which something is not in memory.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from vstore_kernels.layout import (
     MODES,
     N_COUNTERS,
     N_FACTORS,
+    NO_NODE,
     SCAN,
 )
 from vstore_kernels.near_scan import N_SCAN
@@ -36,7 +37,7 @@ from vstore_kernels.scan_tile import TILE, TILE_BEAM
 from vstore_kernels.search import SearchScratch, apart
 from vstore_kernels.tables import BlockTables
 
-__all__ = ["AnswerScratch", "ResidentShard", "answer"]
+__all__ = ["AnswerScratch", "Asked", "OneAnswer", "ResidentShard", "answer", "answer_one"]
 
 _NO_FILTER: Final = np.empty(0, np.uint64)
 _MODES: Final = (*MODES, SCAN, CLUSTERS)
@@ -156,6 +157,8 @@ class AnswerScratch:
         "_factors",
         "_fits",
         "_kept",
+        "_one",
+        "_one_fits",
         "_packed",
         "_rotated",
         "_scan",
@@ -168,6 +171,8 @@ class AnswerScratch:
     def __init__(self) -> None:
         self._search = SearchScratch()
         self._fits: tuple[object, ...] = ()
+        self._one_fits: tuple[object, object] = (None, None)
+        self._one: tuple[NDArray[Any], ...] = ()
         self._arguments: tuple[NDArray[Any], ...] = ()
         self._words = np.empty(0, np.int64)
         self._factors = _rows_apart(1, N_FACTORS, np.float32)
@@ -183,10 +188,35 @@ class AnswerScratch:
             np.empty(0, np.int64),
         )
 
+    def fit_one(self, shard: ResidentShard, asked: Asked) -> tuple[NDArray[np.int64], int]:
+        """As `fit` for one query, whose answer comes into `one`."""
+        sizes, wanted = self._one_fits
+        if sizes is shard.sizes and wanted is asked.wanted and self._search.epoch + 1 < _LAST_EPOCH:
+            self._search.epoch += 1
+            return self._words, self._search.epoch
+        fitted = self.fit(shard, 1, *asked.wanted)
+        self._one_fits = (shard.sizes, asked.wanted)
+        k = asked.wanted[2]
+        if not self._one or self._one[0].shape[1] != k:
+            self._one = (
+                _rows_apart(1, k, np.int32),
+                _rows_apart(1, k, np.float32),
+                _rows_apart(1, N_COUNTERS, np.int64),
+                apart(1, np.uint8),
+            )
+        return fitted
+
+    @property
+    def one(self) -> tuple[NDArray[Any], ...]:
+        """Where the answer to one query comes: ids int32 [1, k], distances float32 [1, k], counters
+        int64 [1, N_COUNTERS] and status uint8 [1]."""
+        return self._one
+
     def fit(
         self, shard: ResidentShard, m: int, ef: int, n_seeds: int, k: int, mode: int
     ) -> tuple[NDArray[np.int64], int]:
         """Make room for a call of `m` queries and return its scratch, packed, and its first epoch."""
+        self._one_fits = (None, None)
         search = self._search
         n_tile = TILE if mode == SCAN and m > 1 and ef <= TILE_BEAM else 1
         need = (shard.sizes, ef, n_seeds, k, mode, n_tile)
@@ -273,6 +303,78 @@ def _tile(n: int, beam: int, k: int) -> tuple[NDArray[Any], ...]:
     )
 
 
+class Asked:
+    """What a call asks of every query of one shard, checked; arguments as for `answer`. Immutable.
+
+    Raises:
+        ValueError: a missing or short bitmap, or a number out of range.
+    """
+
+    __slots__ = ("arguments", "n", "wanted")
+
+    def __init__(
+        self,
+        n: int,
+        passing: NDArray[np.uint64] | None,
+        mode: int,
+        *,
+        ef: int,
+        n_seeds: int,
+        n_candidates: int,
+        k: int,
+        n_matching: int,
+    ) -> None:
+        _check_numbers(mode, ef, n_seeds, n_candidates, k, n_matching)
+        width = max(ef, n_candidates)
+        self.n = n
+        """Rows of the shard."""
+        self.arguments = (_bitmap(n, passing, mode), mode, width, n_seeds, n_candidates, k, n_matching)
+        self.wanted = (width, n_seeds, k, mode)
+        """What scratch depends on."""
+
+
+class OneAnswer(NamedTuple):
+    """The answer to one query: node ids and distances, nearest first, of k rows or fewer; the counters."""
+
+    status: int
+    ids: list[int]
+    distances: list[float]
+    counters: list[int]
+
+
+def answer_one(
+    shard: ResidentShard, query: NDArray[np.float32], asked: Asked, scratch: AnswerScratch
+) -> OneAnswer:
+    """Answer one query (float32 [d], raw) as `answer` does, with the GIL released.
+
+    Args:
+        shard: what to search.
+        query: see above; C-contiguous.
+        asked: made for a shard of as many rows.
+        scratch: mutated; not shared by threads.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, or a shard of another size.
+    """
+    if query.dtype is not gate.FLOAT32 or query.ndim != 1 or not query.flags.c_contiguous:
+        gate.array("query", query, np.float32, 1)
+    if len(query) != shard.d or asked.n != shard.n:
+        raise ValueError(
+            f"a query of {len(query)} dimensions for a shard of {asked.n} rows; "
+            f"this one has {shard.n} rows of {shard.d} dimensions"
+        )
+    words, epoch = scratch.fit_one(shard, asked)
+    ids, distances, counters, status = out = scratch.one
+    answer_rows(query.reshape(1, -1), *asked.arguments, *out, *shard.arguments, words, epoch)
+    (found,) = ids.tolist()
+    (gaps,) = distances.tolist()
+    if found[-1] < 0:
+        there = found.index(NO_NODE)
+        found, gaps = found[:there], gaps[:there]
+    return OneAnswer(status.item(), found, gaps, counters[0].tolist())
+
+
 def answer(
     shard: ResidentShard,
     queries: NDArray[np.float32],
@@ -315,29 +417,22 @@ def answer(
         ValueError: shapes that do not agree, a missing or short bitmap, or a number out of range.
     """
     _check_arrays(shard, queries, k, out_ids, out_distances, counters, status)
-    width = max(ef, n_candidates)
-    _check_numbers(mode, ef, n_seeds, n_candidates, k, n_matching)
-    bitmap = _bitmap(shard, passing, mode)
+    asked = Asked(
+        shard.n,
+        passing,
+        mode,
+        ef=ef,
+        n_seeds=n_seeds,
+        n_candidates=n_candidates,
+        k=k,
+        n_matching=n_matching,
+    )
     m = len(queries)
     if m == 0:
         return
-    buffers = scratch.fit(shard, m, width, n_seeds, k, mode)
-    answer_rows(
-        queries,
-        bitmap,
-        mode,
-        width,
-        n_seeds,
-        n_candidates,
-        k,
-        n_matching,
-        out_ids,
-        out_distances,
-        counters,
-        status,
-        *shard.arguments,
-        *buffers,
-    )
+    words, epoch = scratch.fit(shard, m, *asked.wanted)
+    out = (out_ids, out_distances, counters, status)
+    answer_rows(queries, *asked.arguments, *out, *shard.arguments, words, epoch)
 
 
 def _check_arrays(
@@ -377,16 +472,15 @@ def _check_numbers(mode: int, ef: int, n_seeds: int, n_candidates: int, k: int, 
         raise ValueError(f"mode is {mode}; it must be one of {_MODES}")
 
 
-def _bitmap(shard: ResidentShard, passing: NDArray[np.uint64] | None, mode: int) -> NDArray[np.uint64]:
+def _bitmap(n: int, passing: NDArray[np.uint64] | None, mode: int) -> NDArray[np.uint64]:
     """Return the bitmap that the kernel reads; an empty one where all nodes pass."""
     if passing is None:
         if mode == HNSW_RESULT_FILTER:
             raise ValueError("HNSW_RESULT_FILTER needs the bitmap of passing nodes; use HNSW without one")
-        return full(shard.n) if mode == ACORN else _NO_FILTER
+        return full(n) if mode == ACORN else _NO_FILTER
     bitmap = gate.array("passing", passing, np.uint64, 1)
-    if mode == HNSW or bitmap.size * 64 < shard.n:
+    if mode == HNSW or bitmap.size * 64 < n:
         raise ValueError(
-            f"a bitmap of {bitmap.size} words under mode {mode}: "
-            f"HNSW takes none, others one over {shard.n} nodes"
+            f"a bitmap of {bitmap.size} words under mode {mode}: HNSW takes none, others one over {n} nodes"
         )
     return bitmap

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels.jit import kernel
 from vstore_kernels.layout import MAX_NODES, METRICS
+
+FLOAT32: Final = np.dtype(np.float32)
+"""The one object of that type: who has it needs no comparison."""
 
 
 def array(name: str, value: Any, dtype: Any, ndim: int) -> NDArray[Any]:

@@ -17,26 +17,6 @@ _COSINE: Final = METRICS.index("cosine")
 _DOT: Final = METRICS.index("dot")
 
 
-def products(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the dot products float32 [m, K] of `queries` (float32 [m, d]) with `rows` (float32 [K, d]).
-
-    A kernel where a matrix product would do: a BLAS takes threads of its own for it, and keeps them spinning
-    beside the search for longer than the product took.
-
-    Raises:
-        TypeError: not float32.
-        ValueError: a wrong shape, or dimensions that do not agree.
-    """
-    if queries.dtype != np.float32 or queries.ndim != 2 or not queries.flags.c_contiguous:
-        gate.array("queries", queries, np.float32, 2)
-    gate.array("rows", rows, np.float32, 2)
-    if queries.shape[1] != rows.shape[1]:
-        raise ValueError(f"queries have {queries.shape[1]} dimensions, rows {rows.shape[1]}; they must agree")
-    out = np.empty((queries.shape[0], rows.shape[0]), np.float32)
-    _products(queries, rows, out)
-    return out
-
-
 def novelty(
     queries: NDArray[np.float32], centroids: NDArray[np.float32], directions: bool
 ) -> NDArray[np.float32]:
@@ -52,7 +32,7 @@ def novelty(
         TypeError: not float32.
         ValueError: a wrong shape, or dimensions that do not agree.
     """
-    if queries.dtype != np.float32 or queries.ndim != 2 or not queries.flags.c_contiguous:
+    if queries.dtype is not gate.FLOAT32 or queries.ndim != 2 or not queries.flags.c_contiguous:
         gate.array("queries", queries, np.float32, 2)
     if queries.shape[1] != centroids.shape[1]:
         raise ValueError(
@@ -71,39 +51,32 @@ def _novelty(
     out: NDArray[np.float32],
 ) -> None:
     for i in range(queries.shape[0]):
-        query = queries[i]
-        shrink = np.float32(1)
-        if directions:
-            square = np.float32(0)
-            for j in range(query.shape[0]):
-                square += query[j] * query[j]
-            shrink = np.float32(0)
-            if square > np.float32(0):
-                shrink = np.float32(1) / np.float32(np.sqrt(square))
-        least = np.float32(np.inf)
-        total = np.float32(0)
-        for c in range(centroids.shape[0]):
-            row = centroids[c]
-            gap = np.float32(0)
-            for j in range(query.shape[0]):
-                apart = query[j] * shrink - row[j]
-                gap += apart * apart
-            least = min(least, gap)
-            total += gap
-        mean = total / np.float32(centroids.shape[0])
-        out[i] = least / mean if mean > np.float32(0) else np.float32(0)
+        out[i] = novelty_of(queries[i], centroids, directions)
 
 
-@sum_kernel()
-def _products(queries: NDArray[np.float32], rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    for i in range(queries.shape[0]):
-        query = queries[i]
-        for c in range(rows.shape[0]):
-            row = rows[c]
-            inner = np.float32(0)
-            for j in range(query.shape[0]):
-                inner += row[j] * query[j]
-            out[i, c] = inner
+@sum_part()
+def novelty_of(query: NDArray[np.float32], centroids: NDArray[np.float32], directions: bool) -> np.float32:
+    """Return `novelty` of one query (float32 [d]); arguments as there."""
+    shrink = np.float32(1)
+    if directions:
+        square = np.float32(0)
+        for j in range(query.shape[0]):
+            square += query[j] * query[j]
+        shrink = np.float32(0)
+        if square > np.float32(0):
+            shrink = np.float32(1) / np.float32(np.sqrt(square))
+    least = np.float32(np.inf)
+    total = np.float32(0)
+    for c in range(centroids.shape[0]):
+        row = centroids[c]
+        gap = np.float32(0)
+        for j in range(query.shape[0]):
+            apart = query[j] * shrink - row[j]
+            gap += apart * apart
+        least = min(least, gap)
+        total += gap
+    mean = total / np.float32(centroids.shape[0])
+    return np.float32(least / mean) if mean > np.float32(0) else np.float32(0)
 
 
 @sum_part()

@@ -7,7 +7,7 @@ import pytest
 
 import vstore
 from vstore.query import answers
-from vstore.query.answers import Account
+from vstore.query.account import Account
 from vstore.query.memtable import MemtableWork
 from vstore.shard.payload import PayloadRow, unpack_attributes, unpacker
 

@@ -52,7 +52,17 @@ class BlockKey(NamedTuple):
     block: int
 
 
-_NOTHING: Final[tuple[None, tuple[BlockKey, ...]]] = (None, ())
+MARKED_ONE_IN: Final = 16
+"""As long as nothing was evicted, so many searches share one note that the guides were used."""
+
+
+@dataclass(slots=True, eq=False)
+class _Attached:
+    """What was made of a shard's guides, and how often it was asked for."""
+
+    value: Any
+    keys: tuple[BlockKey, ...]
+    n_asked: int = 0
 
 
 class Block(NamedTuple):
@@ -105,7 +115,7 @@ class BlockCache:
         self._blocks: dict[BlockKey, Block] = {}
         self._tables: dict[str, BlockTables] = {}
         self._row_tables: dict[str, RowTables] = {}
-        self._attached: dict[str, tuple[Any, tuple[BlockKey, ...]]] = {}
+        self._attached: dict[str, _Attached] = {}
         self._n_blocks = 0
         self._n_admitted = 0
         self._n_evicted = 0
@@ -155,14 +165,23 @@ class BlockCache:
         with self._lock:
             current = self._tables.get(shard_id) is tables and self._row_tables.get(shard_id) is rows
             if current and all(key in self._blocks for key in keys):
-                self._attached[shard_id] = (value, tuple(keys))
+                self._attached[shard_id] = _Attached(value, tuple(keys))
 
     def attached(self, shard_id: str) -> Any | None:
-        """Return what was attached to a shard, its guides marked used; None where any block of it went."""
-        with self._lock:
-            value, keys = self._attached.get(shard_id, _NOTHING)
-            self._books.use(keys)
-        return value
+        """Return what was attached to a shard, its guides marked used; None where any block of it went.
+
+        Until something was evicted, for the first time, one call in MARKED_ONE_IN marks them: the order of
+        use is not needed yet.
+        """
+        # One look-up needs no lock: what is found holds its blocks, whether they go just now or not.
+        held = self._attached.get(shard_id)
+        if held is None:
+            return None
+        held.n_asked += 1
+        if self._n_evicted or held.n_asked % MARKED_ONE_IN == 1:
+            with self._lock:
+                self._books.use(held.keys)
+        return held.value
 
     def use(self, keys: Iterable[BlockKey]) -> None:
         """Mark blocks used, those that are resident: what kernels read, nobody else sees."""

@@ -93,6 +93,11 @@ class Loaded(Generic[S]):
         self.shown = view
         """The view, or what its manifest alone says."""
 
+    @property
+    def is_read(self) -> bool:
+        """Whether `shown` is the view."""
+        return self._opening is None
+
     def take(self, view: CollectionView[S]) -> None:
         """Replace the view."""
         with self._lock:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from vstore.cancel import check_cancelled
 from vstore.ingest.view import CollectionView
+from vstore.query.account import Account
+from vstore.query.alone import hits_of_one
 from vstore.query.cost import work_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_row, search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
-from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, Step, find, step_of
+from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, Step, find_one, step_of
 from vstore.query.rounds import Rounds
-from vstore.query.search import Engine, Work, distance_of, payload_round, receipt_of, score_of, write_reads
+from vstore.query.search import Engine, distance_of, payload_round, score_of
 from vstore.shard import sections
 from vstore.shard.fetch import ReadMeter
 from vstore.shard.payload import PayloadRow, Shown, unpack_attributes, unpacker
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
-from vstore.types import Attributes, Document, Float32s, Hit, Hits, Int64s, Key, Metric, Receipt
-from vstore_kernels import layout
+from vstore.types import Attributes, Document, Float32s, Hit, Hits, Key, Metric, Receipt
+from vstore_kernels.answer import OneAnswer
 
 View = CollectionView[Shard]
 
@@ -37,22 +38,7 @@ class ShownRow(NamedTuple):
     document: Document | None
 
 
-class PickedRows:
-    """Rows of resident payload blocks, not looked at yet; it holds the blocks."""
-
-    __slots__ = ("_block_rows", "_blocks", "_ids")
-
-    def __init__(self, blocks: list[Any], ids: list[int], block_rows: int) -> None:
-        self._blocks, self._ids, self._block_rows = blocks, ids, block_rows
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __iter__(self) -> Iterator[PayloadRow]:
-        return (block[row % self._block_rows] for block, row in zip(self._blocks, self._ids, strict=True))
-
-
-Rows: TypeAlias = "PickedRows | list[PayloadRow | ShownRow]"
+Rows: TypeAlias = "list[PayloadRow | ShownRow]"
 
 
 class AnswerRows:
@@ -60,7 +46,9 @@ class AnswerRows:
 
     __slots__ = ("_distances", "_fields", "_metric", "_rows")
 
-    def __init__(self, rows: Rows, distances: Float32s, metric: Metric, named: Shown) -> None:
+    def __init__(
+        self, rows: Sequence[PayloadRow | ShownRow], distances: Float32s, metric: Metric, named: Shown
+    ) -> None:
         self._rows = rows
         self._distances = distances
         self._metric = metric
@@ -99,79 +87,6 @@ class AnswerRows:
         return hits
 
 
-@dataclass(slots=True, eq=False)
-class Account:
-    """What one answer took, to make its receipt of; `counters` has a row for each shard."""
-
-    query: Float32s
-    ready: Sequence[ReadyShard]
-    planned: Sequence[PlannedShard]
-    plans: Sequence[Plan]
-    counters: Sequence[Int64s]
-    n_live: int
-    n_memtable: int
-    memtable: MemtableWork
-    n_cache_hits: int
-    meter: ReadMeter | None
-    timings_ms: dict[str, float]
-    engine: Engine
-
-    def values(self) -> dict[str, Any]:
-        """Return every field of the receipt by name; a new map each time."""
-        if self.n_memtable or self.meter is not None or not self.planned:
-            return self._all_values()
-        if any(planned.plans.varies_around for planned in self.planned):
-            return self._all_values()
-        told = self.planned[0].told
-        key = (self.n_live, *map(id, self.plans))
-        known = told.get(key)
-        if known is None:
-            if len(told) >= REMEMBERED_RECEIPTS:
-                told.clear()
-            known = told[key] = tuple(self.plans), self._all_values()
-        values = known[1].copy()
-        values["plans"] = [plan.copy() for plan in values["plans"]]
-        values["timings_ms"], values["rerank"] = self.timings_ms, []
-        values["n_cache_hits"] = self.n_cache_hits
-        work = self.counters[0] if len(self.counters) == 1 else np.sum(self.counters, axis=0)
-        counts = work.tolist()
-        for name, position in zip(Work._fields, _WORK, strict=True):
-            values[name] = counts[position]
-        return values
-
-    def _all_values(self) -> dict[str, Any]:
-        plans = [
-            (ready.shard.shard_id, _correlated(plan, planned.plans.correlation(self.query)))
-            for ready, planned, plan in zip(self.ready, self.planned, self.plans, strict=True)
-        ]
-        receipt = receipt_of(
-            n_live=self.n_live,
-            n_memtable=self.n_memtable,
-            memtable=self.memtable,
-            plans=plans,
-            work=[Work(*(int(row[position]) for position in _WORK)) for row in self.counters],
-        )
-        receipt.timings_ms = self.timings_ms
-        write_reads(receipt, self.meter or ReadMeter(), self.n_cache_hits, self.engine.prices)
-        return {name: getattr(receipt, name) for name in _FIELDS}
-
-
-REMEMBERED_RECEIPTS: Final = 64
-"""Kinds of receipts for one filter, k, recall and ef; more than a few come of many shards alone."""
-_FIELDS: Final = tuple(f.name for f in fields(Receipt))
-_WORK: Final = (
-    layout.N_DISTANCES,
-    layout.N_HOPS,
-    layout.N_FILTER_CHECKS,
-    layout.N_RESCORED,
-    layout.N_SKIPPED,
-)
-
-
-def _correlated(plan: Plan, correlation: float | None) -> Plan:
-    return plan if plan.correlation is correlation else replace(plan, correlation=correlation)
-
-
 def search_resident(
     view: View,
     request: SearchRequest,
@@ -186,11 +101,11 @@ def search_resident(
     estimated to take longer.
     """
     started = time.perf_counter()
-    ready = resident.ready(view.shards)
-    planned = None if ready is None else resident.planned(view.shards, ready, request)
+    shards, k = view.shards, request.k
+    ready = resident.ready(shards)
+    planned = None if ready is None else resident.planned(shards, ready, request)
     if ready is None or planned is None:
         return None
-    k, queries = request.k, request.query.reshape(1, -1)
     steps: list[Step] = []
     for shard, plan in zip(ready, planned, strict=True):
         step = step_of(shard, plan, plan.plans.plan(request.query))
@@ -200,23 +115,30 @@ def search_resident(
     if most_us is not None and work_us(view, planned, [step.plan for step in steps]) > most_us:
         return None
     planned_at = time.perf_counter()
-    parts: list[Found] = []
+    parts: list[OneAnswer] = []
     for shard, step in zip(ready, steps, strict=True):
         check_cancelled()
-        found = Found.unwritten(1, k)
-        find(shard, step, queries, k, found)
-        if found.lacks[0]:
-            resident.tell(view.shards, True)
+        found = find_one(shard, step, request.query, k)
+        if found.status:
+            resident.tell(shards, True)
             return None
         parts.append(found)
-    resident.tell(view.shards, False)
+    resident.tell(shards, False)
     found_at = time.perf_counter()
-    timings_ms = {"filter": (planned_at - started) * 1e3, "traverse": (found_at - planned_at) * 1e3}
     memtable = None
     if view.memtable.chunks:
         memtable = search_memtable(view.memtable, request, view.schema.metric)
+    elif len(parts) == 1 and not engine.cache.evicts:
+        spent_s = (planned_at - started, found_at - planned_at)
+        used, live = steps[0].plan, shards[0]
+        hits = hits_of_one(request.query, live, ready[0], planned[0], used, parts[0], engine, spent_s)
+        if hits is not None:
+            return hits
+    timings_ms = {"filter": (planned_at - started) * 1e3, "traverse": (found_at - planned_at) * 1e3}
+    if memtable is not None:
         timings_ms["memtable"] = (time.perf_counter() - found_at) * 1e3
-    answered = Answered(ready, planned, [step.plan for step in steps], parts, memtable, timings_ms)
+    arrays = [Found.of_one(part, k) for part in parts]
+    answered = Answered(ready, planned, [step.plan for step in steps], arrays, memtable, timings_ms)
     return hits_of_answer(view, request, answered, engine, resident, most_us is None)
 
 
@@ -242,18 +164,14 @@ def hits_of_answer(
     """Merge what was found, as hits; None where payload is not resident and nothing may be read."""
     started = time.perf_counter()
     ready, parts, memtable = answered.ready, answered.parts, answered.memtable
-    named: Shown = tuple(view.schema.fields.items())
-    shown: tuple[Rows, int, ReadMeter | None] | None
     if len(parts) == 1 and memtable is None and not engine.cache.evicts:
-        distances = parts[0].distances[0]
-        shown = _shown_of_one(view, ready[0], parts[0], engine, may_read)
-        if shown is not None:
-            distances = distances[: len(shown[0])]
-            if isinstance(shown[0], PickedRows):
-                named = view.shards[0].shard.shown(ready[0].head)
-    else:
-        places, distances = _merged(parts, memtable, request.k)
-        shown = _shown(view, ready, places, memtable, engine, may_read)
+        spent_s = (answered.timings_ms["filter"] / 1e3, answered.timings_ms["traverse"] / 1e3)
+        live, planned, plan, one = view.shards[0], answered.planned[0], answered.plans[0], parts[0].one()
+        hits = hits_of_one(request.query, live, ready[0], planned, plan, one, engine, spent_s)
+        if hits is not None:
+            return hits
+    places, distances = _merged(parts, memtable, request.k)
+    shown = _shown(view, ready, places, memtable, engine, may_read)
     if shown is None:
         return None
     rows, n_blocks, meter = shown
@@ -273,6 +191,7 @@ def hits_of_answer(
         answered.timings_ms,
         engine,
     )
+    named: Shown = tuple(view.schema.fields.items())
     made = AnswerRows(rows, distances, view.schema.metric, named)
     return Hits(made, Receipt.later(account.values))
 
@@ -297,21 +216,6 @@ def _merged(
     order = np.argsort(merged, kind="stable")[:k]
     chosen = zip(np.concatenate(numbers)[order].tolist(), np.concatenate(places)[order].tolist(), strict=True)
     return list(chosen), merged[order]
-
-
-def _shown_of_one(
-    view: View, shard: ReadyShard, found: Found, engine: Engine, may_read: bool
-) -> tuple[Rows, int, ReadMeter | None] | None:
-    """As `_shown`, for one shard and nothing else, which nearly every answer is."""
-    ids = found.node_ids[0].tolist()
-    if ids[-1] < 0:
-        ids = ids[: ids.index(layout.NO_NODE)]
-    payload, block_rows = shard.rows.payload, shard.head.payload_block_rows
-    blocks = [row // block_rows for row in ids]
-    held = [payload[block] for block in blocks]
-    if None in held:
-        return _shown(view, [shard], [(0, row) for row in ids], None, engine, may_read)
-    return PickedRows(held, ids, block_rows), len(set(blocks)), None
 
 
 def _shown(

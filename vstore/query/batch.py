@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vstore.cancel import checking, current_check
 from vstore.ingest.view import CollectionView
-from vstore.query.answers import Account
+from vstore.query.account import Account
 from vstore.query.cost import plan_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, search_memtable
 from vstore.query.planner import Plan

@@ -14,10 +14,10 @@ from vstore.ingest.chunk_codes import CODED_ROWS
 from vstore.ingest.memtable import Chunk, MemtableView
 from vstore.query.planner import candidates_for
 from vstore.query.request import SearchRequest
-from vstore.query.resident import SCRATCH, Found
+from vstore.query.resident import SCRATCH
 from vstore.types import Attributes, Bools, Document, Float32s, Int64s, Key, Metric
 from vstore_kernels import bitmap, layout
-from vstore_kernels.answer import answer as answer_kernel
+from vstore_kernels.answer import Asked, answer_one
 from vstore_kernels.distance import exact_distances
 from vstore_kernels.layout import MAX_BEAM
 from vstore_kernels.scan import topk
@@ -126,29 +126,22 @@ def _by_codes(
     if codes is None:
         return None
     passing = None if n_matching == chunk.n else bitmap.pack(matching)
-    found = Found.unwritten(1, request.k)
+    asked = Asked(
+        codes.n,
+        passing,
+        layout.SCAN,
+        ef=n_candidates,
+        n_seeds=1,
+        n_candidates=n_candidates,
+        k=request.k,
+        n_matching=n_matching,
+    )
     with SCRATCH.lend() as scratch:
-        answer_kernel(
-            codes,
-            request.query.reshape(1, -1),
-            passing,
-            layout.SCAN,
-            ef=n_candidates,
-            n_seeds=1,
-            n_candidates=n_candidates,
-            k=request.k,
-            n_matching=n_matching,
-            scratch=scratch,
-            out_ids=found.node_ids,
-            out_distances=found.distances,
-            counters=found.counters,
-            status=found.lacks,
-        )
+        found = answer_one(codes, request.query, asked, scratch)
     answer.n_coded += n_matching
-    answer.n_rescored += int(found.counters[0, layout.N_RESCORED])
-    answer.n_skipped += int(found.counters[0, layout.N_SKIPPED])
-    there = found.node_ids[0] >= 0
-    return found.node_ids[0][there].astype(np.int64), found.distances[0][there]
+    answer.n_rescored += found.counters[layout.N_RESCORED]
+    answer.n_skipped += found.counters[layout.N_SKIPPED]
+    return np.array(found.ids, np.int64), np.array(found.distances, np.float32)
 
 
 def chunk_key(chunk: Chunk, row: int) -> Key:

@@ -224,23 +224,35 @@ class ShardPlans:
     def __init__(
         self, head: ShardHead, k: int, recall: float, ef: int | None, passing: Bitmap | None
     ) -> None:
-        self._head, self._k, self._recall, self._ef = head, k, recall, ef
+        self._head, self._recall, self._ef = head, recall, ef
+        self.k = k
+        """Answers wanted."""
         self._filtered = passing is not None
         self.n_matching = head.n if passing is None else bitmap.popcount(passing)
-        self._near: NearClusters | None = None
-        if passing is not None and self.n_matching > 0:
-            self._near = NearClusters(head, bitmap.range_counts(passing, head.cluster_offsets))
         self._exact = head.calibration is None or (recall >= 1.0 and ef is None)
-        self._known: dict[tuple[int | None, bool, bool], Plan] = {}
+        self.known: dict[tuple[int | None, bool, bool], Plan] = {}
         self.fixed: Plan | None = self._plan(None, False) if self._is_fixed() else None
         """The plan of every query, where it cannot depend on the query; its correlation is None."""
-        self._coarse = None if self.fixed is not None else Coarse(head.centroids, head.metric)
+        self._coarse = None
+        if self.fixed is None and head.calibration is not None:
+            self._coarse = Coarse(head.centroids, head.metric)
+        self._near: NearClusters | None = None
+        if passing is not None and self.n_matching > 0:
+            counts = bitmap.range_counts(passing, head.cluster_offsets)
+            self._near = NearClusters(head, counts, self._coarse)
 
     def plan(self, query: Float32s) -> Plan:
         """Return the plan for a query (float32[d], raw)."""
         if self.fixed is not None:
             return self.fixed
-        return self._plan(_place(self.correlation(query)), self._is_novel(query))
+        calibration = self._head.calibration
+        if self._near is None:
+            novelty = 0.0 if self._coarse is None else self._coarse.novelty_of(query)
+            place = None
+        else:
+            correlation, novelty = self._near.correlation_and_novelty(query)
+            place = _place(correlation)
+        return self._plan(place, calibration is not None and novelty > calibration.novel_beyond)
 
     def split(self, queries: Float32s) -> list[tuple[Plan, Int64s]]:
         """Return each plan with the rows (int64[g], ascending) of `queries` (float32[m, d]) that it is
@@ -273,7 +285,7 @@ class ShardPlans:
             return True
         if not self._filtered:
             return self._plan(None, False) == self._plan(None, True)
-        known = policy(self._head.calibration, self._k, min(self._recall, _MOST_MEASURED), self._ef, False)
+        known = policy(self._head.calibration, self.k, min(self._recall, _MOST_MEASURED), self._ef, False)
         return known.always_scans(self.n_matching)
 
     def _novel(self, queries: Float32s) -> Bools:
@@ -282,16 +294,8 @@ class ShardPlans:
             return np.zeros(len(queries), np.bool_)
         return np.asarray(coarse.novelty(queries) > calibration.novel_beyond)
 
-    def _is_novel(self, query: Float32s) -> bool:
-        calibration, coarse = self._head.calibration, self._coarse
-        return (
-            calibration is not None
-            and coarse is not None
-            and coarse.novelty_of(query) > calibration.novel_beyond
-        )
-
     def _plan(self, place: int | None, novel: bool, together: bool = False) -> Plan:
-        plan = self._known.get((place, novel, together))
+        plan = self.known.get((place, novel, together))
         if plan is None:
             correlation = (
                 None if place is None else 0.0 if place == _NOTHING_NEAR else 2.0 ** (place / _STEPS)
@@ -300,7 +304,7 @@ class ShardPlans:
                 n_rows=self._head.n,
                 n_matching=self.n_matching,
                 filtered=self._filtered,
-                k=self._k,
+                k=self.k,
                 recall=self._recall,
                 ef=self._ef,
                 correlation=correlation,
@@ -308,7 +312,7 @@ class ShardPlans:
                 novel=bool(novel),
                 together=together,
             )
-            self._known[place, novel, together] = plan
+            self.known[place, novel, together] = plan
         return plan
 
 

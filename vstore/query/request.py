@@ -21,6 +21,8 @@ REMEMBERED_FILTERS: Final = 256
 SURELY_POSITIVE: Final = 1e-30
 """A sum of squares above this did not come from rounding."""
 
+_FLOAT32: Final = np.dtype(np.float32)
+
 
 class SearchRequest(NamedTuple):
     """A checked query: `query` is float32[dim]; `ef` of None leaves the beam width to `recall`."""
@@ -134,7 +136,7 @@ def check_query(query: Any, schema: Schema) -> Float32s:
     Raises:
         DimensionMismatch, InvalidVector: as `as_query`.
     """
-    if type(query) is np.ndarray and query.dtype == np.float32 and query.shape == (schema.dim,):
+    if type(query) is np.ndarray and query.dtype is _FLOAT32 and query.shape == (schema.dim,):
         # It is finite only where every component is; what it leaves open is looked at closely.
         square = float(query.dot(query))
         if math.isfinite(square) and (square > SURELY_POSITIVE or schema.metric != "cosine"):
@@ -153,9 +155,9 @@ def search_request(
         FilterError, UnknownField, FieldTypeError: the filter.
     """
     return SearchRequest(
-        query=check_query(query, schema),
-        k=check_k(k),
-        filter=filters.get(filter),
-        recall=check_recall(recall),
-        ef=None if ef is None else check_k(ef, "ef"),
+        check_query(query, schema),
+        check_k(k),
+        filters.get(filter),
+        check_recall(recall),
+        None if ef is None else check_k(ef, "ef"),
     )

@@ -30,7 +30,7 @@ from vstore.shard.session import ShardSession
 from vstore.traverse.scratch import ScratchPool
 from vstore.types import Bitmap, Float32s, Int32s, Int64s, UInt8s
 from vstore_kernels import layout
-from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
+from vstore_kernels.answer import AnswerScratch, Asked, OneAnswer, ResidentShard, answer, answer_one
 from vstore_kernels.build import UpperLevels
 from vstore_kernels.tables import BlockTables
 
@@ -77,6 +77,8 @@ class PlannedShard:
     told: dict[tuple[int, ...], tuple[tuple[Plan, ...], dict[str, Any]]] = field(default_factory=dict)
     """Receipts' fields by the rows of the collection and the ids of the shards' plans, which are kept beside
     them; on the first of the shards that were planned together."""
+    steps: dict[int, Step | None] = field(default_factory=dict)
+    """By the id of a plan, which `plans` keeps; None where the kernel does not know the traversal."""
 
 
 class Step(NamedTuple):
@@ -86,6 +88,7 @@ class Step(NamedTuple):
     passing: Bitmap | None
     mode: int
     width: int
+    asked: Asked
 
 
 @dataclass(slots=True, eq=False)
@@ -114,14 +117,13 @@ class Found:
     lacks: UInt8s
 
     @classmethod
-    def unwritten(cls, m: int, k: int) -> Found:
-        """Return arrays of the size for m queries, for a kernel to write."""
-        return cls(
-            np.empty((m, k), np.int32),
-            np.empty((m, k), np.float32),
-            np.empty((m, layout.N_COUNTERS), np.int64),
-            np.empty(m, np.uint8),
-        )
+    def of_one(cls, one: OneAnswer, k: int) -> Found:
+        """Return the answer to one query as arrays."""
+        found = cls.room(1, k)
+        n = len(one.ids)
+        found.node_ids[0, :n], found.distances[0, :n] = one.ids, one.distances
+        found.counters[0], found.lacks[0] = one.counters, one.status
+        return found
 
     @classmethod
     def room(cls, m: int, k: int) -> Found:
@@ -131,6 +133,14 @@ class Found:
             np.full((m, k), np.inf, np.float32),
             np.zeros((m, layout.N_COUNTERS), np.int64),
             np.zeros(m, np.uint8),
+        )
+
+    def one(self) -> OneAnswer:
+        """Return the answer to the first query."""
+        ids = self.node_ids[0].tolist()
+        n = ids.index(layout.NO_NODE) if ids[-1] < 0 else len(ids)
+        return OneAnswer(
+            int(self.lacks[0]), ids[:n], self.distances[0, :n].tolist(), self.counters[0].tolist()
         )
 
     def part(self, part: slice) -> Found:
@@ -297,13 +307,67 @@ def codes_alone(tables: BlockTables) -> BlockTables:
 
 
 def step_of(ready: ReadyShard, planned: PlannedShard, plan: Plan) -> Step | None:
-    """Return the kernel call of a plan; None where the kernel does not know its traversal, or lacks lists."""
+    """Return the kernel call of a plan; None where the kernel does not know its traversal, or lacks lists.
+
+    Args:
+        ready: the shard.
+        planned: remembers the call.
+        plan: one that the plans in `planned` gave.
+    """
+    try:
+        step = planned.steps[id(plan)]
+    except KeyError:
+        step = planned.steps[id(plan)] = _step(ready, planned, plan)
+    return step if ready.walks or step is None or step.mode in SCANS else None
+
+
+def _step(ready: ReadyShard, planned: PlannedShard, plan: Plan) -> Step | None:
     mode, width = MODES.get(plan.traversal), max(plan.ef, plan.n_candidates)
     if mode == layout.HNSW_RESULT_FILTER and planned.passing is None:
         mode = layout.HNSW
-    if mode is None or width > layout.MAX_BEAM or not (ready.walks or mode in SCANS):
+    if mode is None or width > layout.MAX_BEAM:
         return None
-    return Step(plan, planned.passing, mode, width)
+    asked = _asked(ready, plan, planned.passing, mode, planned.plans.k)
+    return Step(plan, planned.passing, mode, width, asked)
+
+
+def _asked(ready: ReadyShard, plan: Plan, passing: Bitmap | None, mode: int, k: int) -> Asked:
+    return Asked(
+        ready.kernel.n,
+        passing,
+        mode,
+        ef=plan.ef,
+        n_seeds=plan.n_seeds,
+        n_candidates=plan.n_candidates,
+        k=k,
+        n_matching=plan.n_matching,
+    )
+
+
+def find_one(ready: ReadyShard, step: Step, query: Float32s, k: int) -> OneAnswer:
+    """Answer one query on one shard, as `find` does; its status is not 0 where a vector was not resident.
+
+    Args:
+        ready: the shard.
+        step: the plan of the query.
+        query: float32[d], C-contiguous, checked.
+        k: answers wanted.
+    """
+    if step.plan.n_matching == 0:
+        return OneAnswer(layout.ANSWERED, [], [], [0] * layout.N_COUNTERS)
+    scratch = SCRATCH.take()
+    try:
+        found = answer_one(ready.kernel, query, step.asked, scratch)
+        if found.status != layout.TOO_FEW:
+            return found
+        # The graph does not reach enough of the passing rows: look at every one of them.
+        check_cancelled()
+        asked = _asked(ready, step.plan, step.passing, layout.SCAN, k)
+        again = answer_one(ready.kernel, query, asked, scratch)
+        again.counters[layout.N_DISTANCES] += found.counters[layout.N_DISTANCES]
+        return again
+    finally:
+        SCRATCH.give(scratch)
 
 
 def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found) -> None:
@@ -321,10 +385,7 @@ def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found)
         found.counters[:], found.lacks[:] = 0, 0
         return
     _call(ready, step, queries, k, found)
-    if len(queries) == 1:
-        if found.lacks[0] != layout.TOO_FEW:
-            return
-    elif not (found.lacks == layout.TOO_FEW).any():
+    if not (found.lacks == layout.TOO_FEW).any():
         return
     # The graph does not reach enough of the passing rows: look at every one of them.
     check_cancelled()

@@ -165,16 +165,17 @@ class Coarse:
         coarse = centroids[stride // 2 :: stride]
         if metric == "dot":
             coarse = _unit(coarse[:, :-1])
-        self._directions = metric != "l2"
-        self._centroids = np.ascontiguousarray(coarse, np.float32)
+        self.directions = metric != "l2"
+        self.centroids = np.ascontiguousarray(coarse, np.float32)
+        """float32[C, d]; as they are, or where `directions` alone count, of unit length."""
 
     def novelty(self, queries: Float32s) -> Float32s:
         """Return float32[m] for queries (float32[m, d], raw)."""
-        return novelty(np.ascontiguousarray(queries), self._centroids, self._directions)
+        return novelty(np.ascontiguousarray(queries), self.centroids, self.directions)
 
     def novelty_of(self, query: Float32s) -> float:
         """Return `novelty` of one query (float32[d], raw)."""
-        return float(novelty(query.reshape(1, -1), self._centroids, self._directions)[0])
+        return float(novelty(query.reshape(1, -1), self.centroids, self.directions)[0])
 
 
 def _unit(rows: Float32s) -> Float32s:

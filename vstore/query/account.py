@@ -1,0 +1,86 @@
+"""What an answer from memory took, and its receipt, made when someone looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from vstore.query.memtable import MemtableWork
+from vstore.query.planner import Plan
+from vstore.query.resident import PlannedShard, ReadyShard
+from vstore.query.search import Engine, Work, receipt_of, write_reads
+from vstore.shard.fetch import ReadMeter
+from vstore.types import Float32s, Receipt
+from vstore_kernels import layout
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """What one answer took, to make its receipt of; `counters` has a row for each shard."""
+
+    query: Float32s
+    ready: Sequence[ReadyShard]
+    planned: Sequence[PlannedShard]
+    plans: Sequence[Plan]
+    counters: Sequence[Sequence[int]]
+    n_live: int
+    n_memtable: int
+    memtable: MemtableWork
+    n_cache_hits: int
+    meter: ReadMeter | None
+    timings_ms: dict[str, float]
+    engine: Engine
+
+    def values(self) -> dict[str, Any]:
+        """Return every field of the receipt by name; a new map each time."""
+        if self.n_memtable or self.meter is not None or not self.planned:
+            return self._all_values()
+        if any(planned.plans.varies_around for planned in self.planned):
+            return self._all_values()
+        told = self.planned[0].told
+        key = (self.n_live, *map(id, self.plans))
+        known = told.get(key)
+        if known is None:
+            if len(told) >= REMEMBERED_RECEIPTS:
+                told.clear()
+            known = told[key] = tuple(self.plans), self._all_values()
+        values = known[1].copy()
+        values["plans"] = [plan.copy() for plan in values["plans"]]
+        values["timings_ms"], values["rerank"] = self.timings_ms, []
+        values["n_cache_hits"] = self.n_cache_hits
+        for name, position in zip(Work._fields, _WORK, strict=True):
+            values[name] = sum(int(row[position]) for row in self.counters)
+        return values
+
+    def _all_values(self) -> dict[str, Any]:
+        plans = [
+            (ready.shard.shard_id, _correlated(plan, planned.plans.correlation(self.query)))
+            for ready, planned, plan in zip(self.ready, self.planned, self.plans, strict=True)
+        ]
+        receipt = receipt_of(
+            n_live=self.n_live,
+            n_memtable=self.n_memtable,
+            memtable=self.memtable,
+            plans=plans,
+            work=[Work(*(int(row[position]) for position in _WORK)) for row in self.counters],
+        )
+        receipt.timings_ms = self.timings_ms
+        write_reads(receipt, self.meter or ReadMeter(), self.n_cache_hits, self.engine.prices)
+        return {name: getattr(receipt, name) for name in _FIELDS}
+
+
+REMEMBERED_RECEIPTS: Final = 64
+"""Kinds of receipts for one filter, k, recall and ef; more than a few come of many shards alone."""
+_FIELDS: Final = tuple(f.name for f in fields(Receipt))
+_WORK: Final = (
+    layout.N_DISTANCES,
+    layout.N_HOPS,
+    layout.N_FILTER_CHECKS,
+    layout.N_RESCORED,
+    layout.N_SKIPPED,
+)
+
+
+def _correlated(plan: Plan, correlation: float | None) -> Plan:
+    return plan if plan.correlation is correlation else replace(plan, correlation=correlation)

@@ -1,0 +1,133 @@
+"""The answer of one resident shard alone, which nearly every answer is: lists as the kernel gave them.
+
+Hits, scores and the receipt are those of `answers`, made only when someone looks.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from vstore.ingest.view import LiveShard
+from vstore.query.account import Account
+from vstore.query.memtable import MemtableWork
+from vstore.query.planner import Plan
+from vstore.query.resident import PlannedShard, ReadyShard
+from vstore.query.search import Engine, distance_of, score_of
+from vstore.shard.payload import PayloadRow, unpack_attributes
+from vstore.shard.reader import Shard
+from vstore.types import Attributes, Document, Float32s, Hit, Hits, Key, Receipt
+from vstore_kernels.answer import OneAnswer
+
+
+class RowsOfOne:
+    """The rows of one shard's answer (`HitRows`), and what it took; it holds the payload blocks."""
+
+    __slots__ = ("_blocks", "_engine", "_found", "_live", "_plan", "_planned", "_query", "_ready", "_spent_s")
+
+    def __init__(
+        self,
+        query: Float32s,
+        live: LiveShard[Shard],
+        ready: ReadyShard,
+        planned: PlannedShard,
+        plan: Plan,
+        found: OneAnswer,
+        blocks: list[Any],
+        engine: Engine,
+        spent_s: tuple[float, float, float],
+    ) -> None:
+        self._query, self._live, self._ready, self._planned, self._plan = query, live, ready, planned, plan
+        self._found, self._blocks, self._engine, self._spent_s = found, blocks, engine, spent_s
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def ids(self) -> list[Key]:
+        """As `HitRows.ids`."""
+        return [row.key for row in self._rows()]
+
+    def scores(self) -> Float32s:
+        """As `HitRows.scores`."""
+        return score_of(self._distances(), self._ready.head.metric)
+
+    def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
+        """As `HitRows.columns`."""
+        rows, named = self._rows(), self._live.shard.shown(self._ready.head)
+        return (
+            [row.key for row in rows],
+            self.scores().tolist(),
+            distance_of(self._distances(), self._ready.head.metric).tolist(),
+            [unpack_attributes(row, named) for row in rows],
+            [row.document for row in rows],
+        )
+
+    def hits(self) -> list[Hit]:
+        """As `HitRows.hits`."""
+        return [
+            Hit(key, score, distance, attributes, document, score, position)
+            for position, (key, score, distance, attributes, document) in enumerate(
+                zip(*self.columns(), strict=True)
+            )
+        ]
+
+    def receipt_values(self) -> dict[str, Any]:
+        """Return every field of the receipt by name."""
+        block_rows = self._ready.head.payload_block_rows
+        filter_s, traverse_s, payload_s = self._spent_s
+        account = Account(
+            self._query,
+            [self._ready],
+            [self._planned],
+            [self._plan],
+            [self._found.counters],
+            self._live.n_live,
+            0,
+            MemtableWork(),
+            2 + len({row // block_rows for row in self._found.ids}),
+            None,
+            {"filter": filter_s * 1e3, "traverse": traverse_s * 1e3, "payload": payload_s * 1e3},
+            self._engine,
+        )
+        return account.values()
+
+    def _rows(self) -> list[PayloadRow]:
+        block_rows = self._ready.head.payload_block_rows
+        return [block[row % block_rows] for block, row in zip(self._blocks, self._found.ids, strict=True)]
+
+    def _distances(self) -> Float32s:
+        return np.array(self._found.distances, np.float32)
+
+
+def hits_of_one(
+    query: Float32s,
+    live: LiveShard[Shard],
+    ready: ReadyShard,
+    planned: PlannedShard,
+    plan: Plan,
+    found: OneAnswer,
+    engine: Engine,
+    spent_s: tuple[float, float],
+) -> Hits | None:
+    """Return the hits; None where the payload of one of them is not resident.
+
+    Args:
+        query: float32[d], what was asked; kept.
+        live: the only shard of the view.
+        ready: it, as it was searched.
+        planned: its plans.
+        plan: the one that was used.
+        found: by it.
+        engine: for the prices.
+        spent_s: on planning and on the kernel.
+    """
+    started = time.perf_counter()
+    payload, block_rows = ready.rows.payload, ready.head.payload_block_rows
+    blocks = [payload[row // block_rows] for row in found.ids]
+    if None in blocks:
+        return None
+    spent = (*spent_s, time.perf_counter() - started)
+    rows = RowsOfOne(query, live, ready, planned, plan, found, blocks, engine, spent)
+    return Hits(rows, Receipt.later(rows.receipt_values))
