@@ -439,3 +439,32 @@ def max_sim(query: np.ndarray, documents: Sequence[np.ndarray]) -> list[float]:
         else float("nan")
         for rows in documents
     ]
+
+
+def by_estimates(estimates: Sequence[float], passing: Sequence[int], k: int) -> list[tuple[int, float]]:
+    """The k passing rows of the least estimates, nearest first."""
+    return sorted(((row, estimates[row]) for row in passing), key=lambda pair: (pair[1], pair[0]))[:k]
+
+
+def correlation(
+    gaps: Sequence[float], counts: Sequence[int], sizes: Sequence[int], n_near: int, enough: int
+) -> float:
+    """How much of the nearest clusters passes, over how much of all does."""
+    rows = met = 0
+    for cluster in sorted(range(len(gaps)), key=gaps.__getitem__)[:n_near]:
+        rows, met = rows + sizes[cluster], met + counts[cluster]
+        if met >= enough:
+            # Of the last cluster, as large a part as was needed.
+            rows -= int(sizes[cluster] * (met - enough) / counts[cluster]) if met > enough else 0
+            met = enough
+            break
+    return (met / rows) / (sum(counts) / sum(sizes)) if rows else 1.0
+
+
+def novelty(query: np.ndarray, centroids: np.ndarray, directions: bool) -> float:
+    own = query.astype(np.float64)
+    norm = float(np.sqrt(own @ own))
+    if directions:
+        own = own / norm if norm else own
+    gaps = [float(((own - c.astype(np.float64)) ** 2).sum()) for c in centroids]
+    return min(gaps) / (sum(gaps) / len(gaps))

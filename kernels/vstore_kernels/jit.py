@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -88,6 +90,27 @@ def drop_stale_cache(folder: Path) -> bool:
     return True
 
 
+def import_without_blas() -> bool:
+    """Import numba's array functions, which every kernel needs, without scipy.linalg; return whether it was so.
+
+    To learn whether there is a BLAS for products, numba imports scipy.linalg with them: 0.3 seconds for what
+    no kernel here uses. Code that does use it asks again when it is compiled, and is not affected.
+    """
+    if "numba.np.arraymath" in sys.modules or importlib.util.find_spec("scipy") is None:
+        return False
+    from numba.np import linalg
+
+    asks = getattr(linalg, "ensure_blas", None)
+    if asks is None:
+        return False
+    vars(linalg)["ensure_blas"] = lambda: None
+    try:
+        import numba.np.arraymath  # noqa: F401
+    finally:
+        vars(linalg)["ensure_blas"] = asks
+    return True
+
+
 class _NoCollections(event.Listener):
     """Keeps the garbage collector away while numba compiles: it finds little then, and takes long."""
 
@@ -110,4 +133,5 @@ class _NoCollections(event.Listener):
 
 # Compilations hold a lock of numba's, so no two threads are in the listener.
 event.register("numba:compile", _NoCollections())  # type: ignore[no-untyped-call]
+import_without_blas()
 drop_stale_cache(Path(__file__).parent)

@@ -10,7 +10,7 @@ from kernel_data import Shard, clustered, run
 
 from tests import naive
 from vstore_kernels import acorn, bitmap, clusters, codes, distance, layout, near_scan, rescore, scan, search
-from vstore_kernels.answer import AnswerScratch, ResidentShard, answer
+from vstore_kernels.answer import AnswerScratch, Asked, OneAnswer, ResidentShard, answer, answer_one
 from vstore_kernels.jit import DISABLE_JIT
 from vstore_kernels.scan_tile import TILE, TILE_BEAM
 
@@ -159,6 +159,84 @@ def test_one_call_answers_as_the_resumable_search_does(metric, bits, mode, share
         assert got[1][i, : len(ids)].tolist() == distances.tolist()
         places = [layout.N_DISTANCES, layout.N_RESCORED, layout.N_SKIPPED]
         assert got[2][i, places].tolist() == counted
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(codes.BITS),
+    st.sampled_from(MODES),
+    st.sampled_from([None, 0.004, 0.3]),
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=4),
+    st.integers(0, 99),
+)
+def test_one_query_is_answered_as_among_many(bits, mode, share, calls, seed) -> None:
+    """By one scratch in calls of changing size, with calls for several queries between."""
+    if share is None and mode == layout.HNSW_RESULT_FILTER:
+        mode = layout.HNSW
+    if share is not None and mode == layout.HNSW:
+        mode = layout.ACORN
+    own, resident = shard("l2", bits)
+    rng = np.random.default_rng(seed)
+    passing = None if share is None else bitmap.pack(rng.random(N) < share)
+    n_matching = N if passing is None else bitmap.popcount(passing)
+    scratch = AnswerScratch()
+    for ef, n_candidates, k in (*calls, calls[0]):
+        wish = {"ef": ef, "n_seeds": 30, "n_candidates": n_candidates, "k": k, "n_matching": n_matching}
+        asked = Asked(N, passing, mode, **wish)
+        queries = (own.vectors[rng.integers(0, N, 3)] + np.float32(0.1)).astype(np.float32)
+        many = ask(resident, queries, passing, mode, **wish, scratch=scratch)
+        for i in (0, 1, 2, 1):
+            one = answer_one(resident, queries[i], asked, scratch)
+            n = len(one.ids)
+            assert one.status == many[3][i]
+            assert one.ids == many[0][i, :n].tolist()
+            assert (many[0][i, n:] == -1).all()
+            assert one.distances == many[1][i, :n].tolist()
+            assert one.counters == many[2][i].tolist()
+    assert isinstance(one, OneAnswer)
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("metric", layout.METRICS)
+@pytest.mark.parametrize("bits", codes.BITS)
+def test_without_candidates_the_beam_comes_as_it_was_estimated(bits, metric, share) -> None:
+    own, resident = shard(metric, bits)
+    flags = np.ones(N, np.bool_) if share is None else np.random.default_rng(3).random(N) < share
+    passing = None if share is None else bitmap.pack(flags)
+    queries = np.ascontiguousarray(own.vectors[:5] + np.float32(0.05))
+    walk = layout.HNSW if share is None else layout.HNSW_RESULT_FILTER
+    rows = np.flatnonzero(flags).tolist()
+    # As many seeds, or places in the beam, as there are rows: nothing is left out.
+    for mode in (layout.SCAN, layout.CLUSTERS, walk):
+        ids, distances, counters, status = ask(
+            resident, queries, passing, mode, ef=N if mode == walk else 9, n_seeds=N, n_candidates=0, k=7
+        )
+        assert status.tolist() == [layout.ANSWERED] * 5
+        assert not counters[:, layout.N_RESCORED].any()
+        for i, query in enumerate(queries):
+            code = codes.prepare_query(query, own.params)
+            estimates = codes.estimate(code, own.codes, np.arange(N, dtype=np.int32))
+            twin = naive.by_estimates(estimates.tolist(), rows, 7)
+            assert distances[i].tolist() == pytest.approx([gap for _, gap in twin], rel=1e-5, abs=1e-5)
+            assert estimates[ids[i]].tolist() == pytest.approx(distances[i].tolist(), rel=1e-5, abs=1e-5)
+            assert flags[ids[i]].all()
+            assert len(set(ids[i].tolist())) == 7
+
+
+def test_one_query_of_a_wrong_kind_is_refused() -> None:
+    own, resident = shard("l2", 8)
+    wish = {"ef": 9, "n_seeds": 1, "n_candidates": 9, "k": 5, "n_matching": N}
+    asked = Asked(N, None, layout.SCAN, **wish)
+    with pytest.raises(TypeError, match="float64"):
+        answer_one(resident, own.vectors[0].astype(np.float64), asked, AnswerScratch())
+    with pytest.raises(ValueError, match="not C-contiguous"):
+        answer_one(resident, np.ones(2 * D, np.float32)[::2], asked, AnswerScratch())
+    with pytest.raises(ValueError, match="3 dimensions"):
+        answer_one(resident, np.ones(3, np.float32), asked, AnswerScratch())
+    with pytest.raises(ValueError, match="for a shard of 64 rows"):
+        answer_one(resident, own.vectors[0], Asked(64, None, layout.SCAN, **wish), AnswerScratch())
+    with pytest.raises(ValueError, match="k is 0"):
+        Asked(N, None, layout.SCAN, **(wish | {"k": 0}))
 
 
 @pytest.mark.parametrize("n_candidates", [12, TILE_BEAM + 1])
