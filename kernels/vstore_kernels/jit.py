@@ -91,7 +91,7 @@ def drop_stale_cache(folder: Path) -> bool:
 
 
 def import_without_blas() -> bool:
-    """Import numba's array functions, which every kernel needs, without scipy.linalg; return whether it was so.
+    """Import numba's array functions, which every kernel needs, without scipy.linalg; say whether so.
 
     To learn whether there is a BLAS for products, numba imports scipy.linalg with them: 0.3 seconds for what
     no kernel here uses. Code that does use it asks again when it is compiled, and is not affected.
