@@ -230,7 +230,7 @@ class ShardPlans:
         self._filtered = passing is not None
         self.n_matching = head.n if passing is None else bitmap.popcount(passing)
         self._exact = head.calibration is None or (recall >= 1.0 and ef is None)
-        self.known: dict[tuple[int | None, bool, bool], Plan] = {}
+        self._known: dict[tuple[int | None, bool, bool], Plan] = {}
         self.fixed: Plan | None = self._plan(None, False) if self._is_fixed() else None
         """The plan of every query, where it cannot depend on the query; its correlation is None."""
         self._coarse = None
@@ -295,12 +295,12 @@ class ShardPlans:
         return np.asarray(coarse.novelty(queries) > calibration.novel_beyond)
 
     def _plan(self, place: int | None, novel: bool, together: bool = False) -> Plan:
-        plan = self.known.get((place, novel, together))
+        plan = self._known.get((place, novel, together))
         if plan is None:
             correlation = (
                 None if place is None else 0.0 if place == _NOTHING_NEAR else 2.0 ** (place / _STEPS)
             )
-            plan = choose(
+            made = choose(
                 n_rows=self._head.n,
                 n_matching=self.n_matching,
                 filtered=self._filtered,
@@ -312,7 +312,8 @@ class ShardPlans:
                 novel=bool(novel),
                 together=together,
             )
-            self.known[place, novel, together] = plan
+            # One object for each, whatever threads do: what is remembered of a plan goes by its identity.
+            plan = self._known.setdefault((place, novel, together), made)
         return plan
 
 
