@@ -12,6 +12,8 @@ import vstore
 from vstore import F
 from vstore.query import answers, batch
 from vstore.storage.memory import MemoryStore
+from vstore_kernels import layout
+from vstore_kernels.answer import OneAnswer
 
 N = 4_000
 FILTERS = {
@@ -247,6 +249,47 @@ def test_status_too_few_scans_the_rest(store, force, by_pipeline, monkeypatch):
     assert all(scanned.receipts[i].n_distances > n_walked[i] for i in range(0, 30, 3))
 
 
+def test_one_query_with_status_too_few_scans_the_rest(store, force, monkeypatch):
+    from vstore.query import resident
+
+    call = resident.answer_one
+
+    def lame(shard, query, asked, scratch):
+        found = call(shard, query, asked, scratch)
+        scans = asked.wanted[-1] == layout.SCAN
+        return found if scans else found._replace(status=layout.TOO_FEW)
+
+    force("cluster_acorn")
+    collection = open_warm(store)
+    make_resident(collection)
+    walked = collection.search(queries(1)[0], filter=FILTERS["half"]).receipt.n_distances
+    monkeypatch.setattr(resident, "answer_one", lame)
+    scanned = collection.search(queries(1)[0], filter=FILTERS["half"])
+    monkeypatch.setattr(resident, "answer_one", call)
+    force("scan")
+    other = vstore.connect(store).collection("c").search(queries(1)[0], filter=FILTERS["half"])
+    assert scanned.ids == other.ids
+    assert scanned.receipt.n_distances > walked
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
+def test_the_answer_of_one_shard_alone_is_what_merging_makes_of_it(metric, monkeypatch):
+    collection = open_warm(build_store(n=3_000, metric=metric))
+    make_resident(collection)
+    for name in ("all", "half", "few", "none"):
+        for query in queries(6):
+            alone = collection.search(query, filter=FILTERS[name])
+            with monkeypatch.context() as patched:
+                patched.setattr(answers, "hits_of_one", lambda *_: None)
+                merged = collection.search(query, filter=FILTERS[name])
+            assert (alone.ids, alone.scores.tolist()) == (merged.ids, merged.scores.tolist())
+            assert alone.columns() == merged.columns()
+            assert alone.hits == merged.hits
+            known, other = alone.receipt.as_dict(), merged.receipt.as_dict()
+            assert known.pop("timings_ms").keys() == other.pop("timings_ms").keys()
+            assert known == other
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 40_000, 400_000, 1 << 20, 1 << 30])
 def test_whatever_is_resident_the_answer_is_the_same(store, cache_bytes):
     expected = vstore.connect(store, settings=vstore.Settings(n_threads=1)).collection("c")
@@ -333,16 +376,16 @@ def test_what_lacks_vectors_is_tried_less_often(monkeypatch):
     expected = collection.search(queries(1)[0]).ids
     tried = []
 
-    def find_nothing(shard, step, queries, k, found):
+    def find_nothing(shard, step, query, k):
         tried.append(1)
-        found.lacks[:] = 1
+        return OneAnswer(layout.LACKS_VECTORS, [], [], [0] * layout.N_COUNTERS)
 
     with monkeypatch.context() as patched:
-        patched.setattr(answers, "find", find_nothing)
+        patched.setattr(answers, "find_one", find_nothing)
         assert all(collection.search(queries(1)[0]).ids == expected for _ in range(80))
         assert len(tried) == 8 + 72 // 8
-    find = answers.find
-    monkeypatch.setattr(answers, "find", lambda *given: tried.append(1) or find(*given))
+    find = answers.find_one
+    monkeypatch.setattr(answers, "find_one", lambda *given: tried.append(1) or find(*given))
     tried.clear()
     assert all(collection.search(queries(1)[0]).ids == expected for _ in range(30))
     assert len(tried) >= 30 - 8, "once the vectors are there, every search takes the kernel again"
