@@ -47,8 +47,8 @@ class Counted:
 
 def test_a_search_ends_between_shards(database, monkeypatch):
     cancel = Cancellation()
-    find = Counted(answers.find, 1, cancel.cancel)
-    monkeypatch.setattr(answers, "find", find)
+    find = Counted(answers.find_one, 1, cancel.cancel)
+    monkeypatch.setattr(answers, "find_one", find)
     held = database.collection("c")
     n_shards = len(held.search(X[0]).receipt.plans)
     assert (n_shards, len(find.sizes)) == (3, 3)

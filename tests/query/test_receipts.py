@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import vstore
-from vstore.query import answers
+from vstore.query import account as accounts
 from vstore.query.account import Account
 from vstore.query.memtable import MemtableWork
 from vstore.shard.payload import PayloadRow, unpack_attributes, unpacker
@@ -56,7 +56,7 @@ def test_what_is_remembered_is_what_is_made_anew(held, memtable):
 
 
 def test_few_are_remembered(held, monkeypatch):
-    monkeypatch.setattr(answers, "REMEMBERED_RECEIPTS", 1)
+    monkeypatch.setattr(accounts, "REMEMBERED_RECEIPTS", 1)
     account = account_of(held.search(X[0], 5, ef=33))
     account.n_memtable, account.memtable = 0, MemtableWork()
     for n_live in (5, 6, 7):
