@@ -9,9 +9,11 @@ lancedb and chromadb, where the interpreters have them, write the same batches t
 turns with vstore; the first batch of each is not counted, and the median of rounds is shown. lancedb calls
 neither fsync nor fdatasync, so a line says what it does where every file that a call wrote is synced after
 it, and another what vstore does with fsync turned off: `add` is to be read beside that one.
-Searches are timed one at a time, idle and then while another thread upserts without pause and shards are
-built behind it. The kill test ends a writing process with SIGKILL at random moments and looks for
-every row that it had said was acknowledged. Other work on the machine shows in all figures but the last.
+Searches are timed one at a time: idle, then while another thread upserts without pause and shards are
+built behind it, then idle again over the rows and shards that this left, which are more than at first. The
+floor is judged by the mean of the two idle medians, as the rows during ingestion lie between; both ratios
+are shown. The kill test ends a writing process with SIGKILL at random moments and looks for every row that
+it had said was acknowledged. Other work on the machine shows in all figures but the last.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ DIM = 384
 BATCH = 1_000
 FLOOR_ROWS_PER_S = 20_000
 FLOOR_RATIO = 2.0
+SETTLED_S = 4.0
 PEERS = {
     "lancedb": "lancedb merge_insert, rows/s",
     "lancedb-synced": "lancedb merge_insert, then synced, rows/s",
@@ -171,7 +174,7 @@ def rate_of(name: str, n_rows: int, python: str) -> float | None:
 
 
 def search_p50s(n_rows: int, n_threads: int) -> dict[str, Any]:
-    """Return p50 and p99 of searches, idle and during ingestion with shards built behind it, in ms."""
+    """Return p50 and p99 of searches, idle before and after and during ingestion, in ms."""
     import vstore
 
     queries = np.random.default_rng(2).standard_normal((64, DIM), dtype=np.float32)
@@ -203,8 +206,16 @@ def search_p50s(n_rows: int, n_threads: int) -> dict[str, Any]:
         writer.start()
         busy = timed(lambda n: not writer.is_alive() and n >= 50)
         n_versions = len(db.snapshots("c")) - n_before
+        # A build that is still under way would be no idle machine.
+        n_published = -1
+        while n_published != len(db.snapshots("c")):
+            n_published = len(db.snapshots("c"))
+            threading.Event().wait(SETTLED_S)
+        timed(lambda n: n >= 50)
+        after = timed(lambda n: n >= 500)
     return {
         "idle_p50_ms": statistics.median(idle),
+        "idle_after_p50_ms": statistics.median(after),
         "busy_p50_ms": statistics.median(busy),
         "idle_p99_ms": float(np.percentile(idle, 99)),
         "busy_p99_ms": float(np.percentile(busy, 99)),
@@ -332,8 +343,14 @@ def main() -> None:
 
 def search_line(searches: dict[str, Any]) -> tuple[str, str, str, str]:
     """Return the line of the table that says what ingestion does to searches."""
-    busy_ms, idle_ms = searches["busy_p50_ms"], searches["idle_p50_ms"]
-    measured = f"{busy_ms:.2f} / {idle_ms:.2f} ms = {busy_ms / idle_ms:.2f}"
+    busy_ms = searches["busy_p50_ms"]
+    before_ms, after_ms = searches["idle_p50_ms"], searches["idle_after_p50_ms"]
+    idle_ms = (before_ms + after_ms) / 2
+    measured = (
+        f"{busy_ms:.2f} / {idle_ms:.2f} ms = {busy_ms / idle_ms:.2f} "
+        f"(idle before {before_ms:.2f}: {busy_ms / before_ms:.2f}; "
+        f"after {after_ms:.2f}: {busy_ms / after_ms:.2f})"
+    )
     holds = said(busy_ms <= FLOOR_RATIO * idle_ms)
     return "search p50 ingesting / idle", measured, f"{FLOOR_RATIO:.0f}", holds
 
