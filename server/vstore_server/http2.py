@@ -61,6 +61,7 @@ class MessageStream:
         """Whether the server takes no further message: it is shutting down."""
         self.was_answered = False
         """Whether the other end answered at least once."""
+        self._ended = ""
         headers = [
             (":method", "POST"),
             (":scheme", scheme),
@@ -137,7 +138,12 @@ class MessageStream:
         return message
 
     def _receive(self, until_s: float | None) -> None:
-        """Wait for bytes and take in every frame that is whole."""
+        """Wait for bytes and take in every frame that is whole.
+
+        An end is told at the next call: the last answer may have come in the same bytes.
+        """
+        if self._ended:
+            raise StreamEnded(self._ended)
         if until_s is not None:
             left_s = until_s - time.monotonic()
             if left_s <= 0:
@@ -181,11 +187,12 @@ class MessageStream:
             # A server that drains still answers what it has.
             self.is_last = True
             if payload[4:8] != b"\0\0\0\0" or int.from_bytes(payload[:4], "big") & _LARGEST_WINDOW < _STREAM:
-                raise StreamEnded("the server ended the connection")
+                self._ended = "the server ended the connection"
         elif kind == _RST_STREAM:
-            raise StreamEnded("the server ended the stream")
+            self._ended = "the server ended the stream"
         if flags & _END_STREAM and kind in (_DATA, _HEADERS):
-            raise StreamEnded("the server ended the stream")
+            self._ended = "the server ended the stream"
+        self.is_last = self.is_last or bool(self._ended)
 
     def _settings(self, payload: bytes) -> None:
         for at in range(0, len(payload) - 5, 6):

@@ -101,6 +101,23 @@ def test_a_stream_of_another_method_or_none_ends(server):
         stream_to(server, "NoSuchMethod").ask(b"\x80", 20)
 
 
+def test_an_answer_that_comes_in_the_same_bytes_as_the_end_is_an_answer():
+    here, there = socket.socketpair()
+    stream = MessageStream(
+        here, scheme="http", authority="localhost", path="/p", metadata=[], max_message_bytes=1 << 20
+    )
+    answer = b"\0\0\0\0\2ok"
+    data = len(answer).to_bytes(3, "big") + bytes((0, 0)) + (1).to_bytes(4, "big") + answer
+    trailers = (0).to_bytes(3, "big") + bytes((1, 0x4 | 0x1)) + (1).to_bytes(4, "big")
+    there.sendall(data + trailers)
+    assert stream.ask(b"a", 20) == b"ok"
+    assert stream.is_last
+    with pytest.raises(StreamEnded, match="ended the stream"):
+        stream.ask(b"b", 20)
+    stream.close()
+    there.close()
+
+
 def test_the_client_sends_reads_over_streams_and_raises_what_a_call_raises(server, monkeypatch):
     remote = vstore_server.connect(server.url).collection("c")
 
