@@ -79,5 +79,5 @@ BLOOM_SHARE: Final = 0.25
 """Bloom filters are kept where they take at most this share of their column's bytes."""
 SKETCH_BLOCK_ROWS: Final = 128
 """Rows of a block of sketches: few, so that passing rows scattered over a shard cost few bytes more."""
-SKETCHED_CODE_BYTES: Final = 8 << 20
-"""Shards with more bytes of codes have sketches: of fewer, a cold search reads all that it needs."""
+SKETCHED_CODE_BYTES: Final = 32 << 20
+"""Shards with more bytes of codes have sketches: of fewer, a cold search reads enough in fewer requests."""
