@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,12 +30,14 @@ from vstore.query.resident import ResidentShards
 from vstore.query.scan import Scanned, scan
 from vstore.query.search import explain, hits_of, rank
 from vstore.query.warming import warm
-from vstore.rerank.learned import LearnedFusion
 from vstore.rerank.stage import apply, as_stages, depth_of
 from vstore.rerank.stored import FusionShelf, bound
 from vstore.settings import QueryLimits
 from vstore.shard.reader import Shard
 from vstore.types import BatchHits, FieldType, Hits, Receipt, Record, Warmed
+
+if TYPE_CHECKING:
+    from vstore.rerank.learned import LearnedFusion
 
 Progress = bool | Callable[[int, int], None]
 

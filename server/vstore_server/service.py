@@ -15,8 +15,7 @@ import vstore
 from vstore import BatchHits, Collection, Database, Hits, IndexSettings, Rerank
 from vstore.cancel import checking
 from vstore.errors import InvalidSetting, nearest
-from vstore.rerank.callables import as_reranker, name_of
-from vstore.rerank.stored import SCHEME as FUSION
+from vstore.rerank.callables import FUSION, as_reranker, name_of
 from vstore.serving import CheckedSearch, checked_search
 from vstore.types import Candidate, Reranker
 from vstore_server import messages

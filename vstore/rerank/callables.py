@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy.typing as npt
 
@@ -12,6 +12,8 @@ from vstore.errors import InvalidSetting
 from vstore.types import Candidate, Reranker
 
 ScoreFunction = Callable[[Any, Sequence[Candidate]], npt.ArrayLike]
+FUSION: Final = "fusion:"
+"""What a model's name begins with that is a fusion stored with the collection (`stored`)."""
 _SIGNATURE = "(query, documents) -> one score a document"
 
 
@@ -55,10 +57,10 @@ def as_reranker(model: Any) -> Reranker:
     """
     if isinstance(model, str):
         # Imported here: these modules know every shipped model, and the models know this one.
-        if model.startswith("fusion:"):
+        if model.startswith(FUSION):
             from vstore.rerank.stored import StoredFusion
 
-            return StoredFusion(model.removeprefix("fusion:"))
+            return StoredFusion(model.removeprefix(FUSION))
         from vstore.rerank.adapters import load_reranker
 
         return load_reranker(model)

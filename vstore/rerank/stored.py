@@ -2,7 +2,8 @@
 
 The model's trees are stored as LightGBM's text, and of the signals what they are: the vector score, recency,
 popularity and lexical relevance are made again from their settings. A signal that is a model is stored by its
-name alone, and whoever applies the fusion gives it. Nothing that is stored is ever run as Python.
+name alone, and whoever applies the fusion gives it. Nothing that is stored is ever run as Python. What fusions
+are made of is imported with the first of them: every collection imports this module.
 """
 
 from __future__ import annotations
@@ -10,21 +11,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vstore.catalog import layout
 from vstore.errors import CorruptData, InvalidSetting, ObjectExists, ObjectNotFound, RerankError, nearest
 from vstore.format.frame import decode_frame, decoding, encode_frame, pack, unpack
-from vstore.rerank.fusion import FirstStage, Popularity, Recency
-from vstore.rerank.learned import LearnedFusion
-from vstore.rerank.lexical import LexicalReranker
+from vstore.rerank.callables import FUSION
 from vstore.rerank.plan import Stage
 from vstore.storage.base import ObjectStore
 from vstore.types import Candidate, Float32s
 
+if TYPE_CHECKING:
+    from vstore.rerank.learned import LearnedFusion
+
 MAGIC: Final = b"VSTFUSE\x01"
-SCHEME: Final = "fusion:"
-"""What a search's `rerank` begins with where it names a stored fusion."""
 
 
 class StoredFusion:
@@ -39,7 +39,7 @@ class StoredFusion:
 
     def __init__(self, name: str) -> None:
         self.fusion = layout.check_name(name)
-        self.name = f"{SCHEME}{name}"
+        self.name = f"{FUSION}{name}"
 
     def score(self, query: Any, documents: Sequence[Candidate]) -> Float32s:
         """Raise RerankError: it has no model of its own."""
@@ -89,6 +89,8 @@ class FusionShelf:
             InvalidSetting: it is no learned fusion, no name, or the name is taken.
             StorageError: the store failed.
         """
+        from vstore.rerank.learned import LearnedFusion
+
         if not isinstance(fusion, LearnedFusion):
             raise InvalidSetting(
                 f"save_fusion got a {type(fusion).__name__}; it stores what rerank.learned.train returns"
@@ -161,6 +163,8 @@ class FusionShelf:
             self._read[name] = found
             known = self._made.get((name, models))
         if known is None:
+            from vstore.rerank.learned import LearnedFusion
+
             known = LearnedFusion.of(found, signals, f"{self.prefix}{name}")
             with self._lock:
                 # It holds its signals, so that their ids stay theirs.
@@ -194,6 +198,9 @@ def decode(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _describe(signal: Any) -> dict[str, Any]:
+    from vstore.rerank.fusion import FirstStage, Popularity, Recency
+    from vstore.rerank.lexical import LexicalReranker
+
     if isinstance(signal, FirstStage):
         return {"kind": "vector"}
     if isinstance(signal, Recency):
@@ -207,6 +214,9 @@ def _describe(signal: Any) -> dict[str, Any]:
 
 def _make(described: Mapping[str, Any]) -> Any:
     """Return the signal that was described, or None where it has to be given."""
+    from vstore.rerank.fusion import FirstStage, Popularity, Recency
+    from vstore.rerank.lexical import LexicalReranker
+
     kind = described["kind"]
     if kind == "vector":
         return FirstStage()
