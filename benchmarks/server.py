@@ -30,6 +30,7 @@ import numpy as np
 
 import vstore
 import vstore_server
+from vstore_server.__main__ import settle_memory
 
 from .report import RESULTS, machine, print_table, versions
 from .server_load import CLIENTS, K, hit_rate, latencies, load_line, percentiles, points, truth
@@ -45,6 +46,7 @@ def serve(folder: str) -> None:
     """Serve a folder with everything in memory until standard input ends."""
     with vstore.connect(folder) as database:
         warmed(database.collection("c"))
+        settle_memory()
         with vstore_server.BackgroundServer(database) as server:
             print(server.url, flush=True)
             sys.stdin.read()

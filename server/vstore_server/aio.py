@@ -20,13 +20,14 @@ from vstore.progress import Report, progress_of
 from vstore.types import FieldType, Metric, Schema
 from vstore.upkeep.report import VerifyReport
 from vstore_server import calls
-from vstore_server.aio_express import AsyncExpress
+from vstore_server.aio_frames import AsyncFrames
 from vstore_server.calls import Call, Parts, Progressed, Request, Welcome
 from vstore_server.client import RemoteDatabase, Wire
 from vstore_server.codec import Limits
 from vstore_server.collection_calls import CollectionCalls
 from vstore_server.dial import Dial, Source, error_of
 from vstore_server.errors import retry_delay_s
+from vstore_server.frames import MINOR as FRAMES_MINOR
 from vstore_server.messages import path_of
 from vstore_server.settings import ClientTLS
 
@@ -67,7 +68,7 @@ class AsyncWire:
             else grpc.aio.secure_channel(dial.target, secure, dial.options)
         )
         self._stubs: dict[str, Any] = {}
-        self._express = AsyncExpress(self._channel, dial)
+        self.frames = AsyncFrames(self._channel, dial)
 
     async def run(self, request: Request[T]) -> T:
         """Carry a request of the face out and return what its answer means."""
@@ -84,12 +85,11 @@ class AsyncWire:
             return progressed.result
 
     async def _unary(self, call: Call[T]) -> T:
-        data = calls.request_bytes(call.message, self.limits)
         quick = calls.quick_bytes(call, self.dial.timeout_s)
         attempt = 0
         while True:
             try:
-                return await self._once(call, data, quick)
+                return await self._once(call, quick)
             except grpc.aio.AioRpcError as failure:
                 error = error_of(failure)
             except calls.AnsweredError as failure:
@@ -100,11 +100,12 @@ class AsyncWire:
             await self._sleep(delay_s)
             attempt += 1
 
-    async def _once(self, call: Call[T], data: bytes, quick: bytes | None) -> T:
+    async def _once(self, call: Call[T], quick: bytes | None) -> T:
         if quick is not None:
-            answer = await self._express.ask(quick, self.dial.timeout_s)
+            answer = await self.frames.ask(quick, self.dial.timeout_s)
             if answer is not None:
                 return await _read(call, answer, calls.read_quick)
+        data = calls.request_bytes(call.message, self.limits)
         stub = self._stubs.get(call.method)
         if stub is None:
             stub = self._stubs[call.method] = self._channel.unary_unary(path_of(call.method))
@@ -147,7 +148,7 @@ class AsyncWire:
     async def close(self) -> None:
         """End the channel and every call on it."""
         self._closed = True
-        self._express.close()
+        await self.frames.close()
         await self._channel.close()
 
 
@@ -170,6 +171,7 @@ class AsyncDatabase:
     def __init__(self, wire: AsyncWire, welcome: Welcome) -> None:
         self._wire = wire
         wire.limits = welcome.limits
+        wire.frames.is_known = welcome.minor >= FRAMES_MINOR
         self.welcome = welcome
 
     def __repr__(self) -> str:

@@ -76,6 +76,8 @@ class Welcome:
     limits: Limits
     rerankers: tuple[str, ...]
     role: str
+    minor: int = 0
+    """The protocol's minor number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,9 @@ def _read_welcome(message: Message) -> Welcome:
     known = {field.name for field in dataclasses.fields(Limits)}
     given = {name: value for name, value in read_value(message, "limits").items() if name in known}
     rerankers = tuple(read_value(message, "rerankers"))
-    return Welcome(read_value(message, "server"), Limits(**given), rerankers, read_value(message, "role"))
+    role, minor = read_value(message, "role"), protocol.get("minor")
+    minor = minor if isinstance(minor, int) else 0
+    return Welcome(read_value(message, "server"), Limits(**given), rerankers, role, minor)
 
 
 def list_call() -> Call[list[str]]:

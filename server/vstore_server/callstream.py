@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -30,29 +31,34 @@ Describe = Callable[[Any, Method, Exception, "Call | None"], dict[str, str]]
 Note = Callable[[Method, "Call | None", float, "BaseException | None"], None]
 
 
-class CallStreams:
-    """Serves every such stream of one server. Belongs to its event loop.
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What streams of calls share.
 
     Args:
         limits: of messages.
-        searches: told how many requests are under way.
-        identify: returns the call of a request; asked for every request, as tokens come and go.
-        run: answers one request.
+        identify: returns the call of a request; asked again and again, as tokens come and go.
         describe: returns what a caller may know of an error.
         note: told how each request ended.
     """
 
-    def __init__(
-        self,
-        limits: Limits,
-        searches: Searches,
-        identify: Identify,
-        run: Run,
-        describe: Describe,
-        note: Note,
-    ) -> None:
-        self._limits, self._searches = limits, searches
-        self._identify, self._run, self._describe, self._note = identify, run, describe, note
+    limits: Limits
+    identify: Identify
+    describe: Describe
+    note: Note
+
+
+class CallStreams:
+    """Serves every stream of one call after the other. Belongs to the server's event loop.
+
+    Args:
+        answering: what streams of calls share.
+        searches: told how many requests are under way.
+        run: answers one request.
+    """
+
+    def __init__(self, answering: Answering, searches: Searches, run: Run) -> None:
+        self._on, self._searches, self._run = answering, searches, run
         self._idle: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
 
@@ -92,14 +98,10 @@ class CallStreams:
         call: Call | None = None
         failure: BaseException | None = None
         try:
-            if len(data) > MOST_BYTES:
-                raise LimitExceeded(
-                    f"the request has {len(data)} bytes; a stream of calls takes {MOST_BYTES}: "
-                    "send it as a call of its own"
-                )
-            message = decode(data, self._limits)
-            method = _method_of(message)
-            call = self._identify(method, context)
+            check_size(data)
+            message = decode(data, self._on.limits)
+            method = method_of(message)
+            call = self._on.identify(method, context)
             return await self._in_time(method, data, message, call)
         except asyncio.CancelledError as error:
             failure = error
@@ -108,16 +110,14 @@ class CallStreams:
             raise
         except Exception as error:
             failure = error
-            return encode({"error": self._describe(context, method, error, call)})
+            return encode({"error": self._on.describe(context, method, error, call)})
         finally:
-            self._note(method, call, started, failure)
+            self._on.note(method, call, started, failure)
 
     async def _in_time(self, method: Method, data: bytes, message: Message, call: Call) -> bytes:
-        timeout_ms = message.pop("timeout_ms", None)
-        if timeout_ms is None:
+        timeout_s = timeout_of(message)
+        if timeout_s is None:
             return await self._run(method, data, message, call)
-        if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)) or not timeout_ms > 0:
-            raise MalformedMessage("Calls: timeout_ms must be a number above 0")
         loop = asyncio.get_running_loop()
         task, late = asyncio.current_task(), []
         assert task is not None
@@ -127,19 +127,47 @@ class CallStreams:
             call.cancel()
             task.cancel()
 
-        timer = loop.call_later(timeout_ms / 1e3, overdue)
+        timer = loop.call_later(timeout_s, overdue)
         try:
             return await self._run(method, data, message, call)
         except (asyncio.CancelledError, VstoreError):
             if not late:
                 raise
             task.uncancel()
-            raise DeadlineExceeded(f"the call took longer than {timeout_ms:g} ms") from None
+            raise DeadlineExceeded(f"the call took longer than {timeout_s:g} s") from None
         finally:
             timer.cancel()
 
 
-def _method_of(message: Message) -> Method:
+def check_size(data: bytes) -> None:
+    """Refuse a request that is decoded where all streams are served and is too large for that."""
+    if len(data) > MOST_BYTES:
+        raise LimitExceeded(
+            f"the request has {len(data)} bytes; a stream of calls takes {MOST_BYTES}: "
+            "send it as a call of its own"
+        )
+
+
+def timeout_of(message: Message) -> float | None:
+    """Take the deadline of a stream's request off it, as seconds from now.
+
+    Raises:
+        MalformedMessage: it is no number above 0.
+    """
+    timeout_ms = message.pop("timeout_ms", None)
+    if timeout_ms is None:
+        return None
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)) or not timeout_ms > 0:
+        raise MalformedMessage("Calls: timeout_ms must be a number above 0")
+    return timeout_ms / 1e3
+
+
+def method_of(message: Message) -> Method:
+    """Take the method of a stream's request off it.
+
+    Raises:
+        MalformedMessage: there is none such, or none that streams take.
+    """
     name = message.pop("method", None)
     method = METHODS.get(name) if isinstance(name, str) else None
     if method is None or method.kind != "unary" or method.lane != "search":

@@ -99,12 +99,11 @@ class Wire:
             return progressed.result
 
     def _unary(self, call: Call[T]) -> T:
-        data = calls.request_bytes(call.message, self.limits)
         quick = calls.quick_bytes(call, self.dial.timeout_s)
         attempt = 0
         while True:
             try:
-                return self._once(call, data, quick)
+                return self._once(call, quick)
             except grpc.RpcError as failure:
                 error = error_of(failure)
             except calls.AnsweredError as failure:
@@ -115,11 +114,12 @@ class Wire:
             self._sleep(delay_s)
             attempt += 1
 
-    def _once(self, call: Call[T], data: bytes, quick: bytes | None) -> T:
+    def _once(self, call: Call[T], quick: bytes | None) -> T:
         if quick is not None:
             answer = self._express.ask(quick, self.dial.timeout_s)
             if answer is not None:
                 return calls.read_quick(call, answer)
+        data = calls.request_bytes(call.message, self.limits)
         stub = self._stubs.get(call.method)
         if stub is None:
             stub = self._stubs[call.method] = self._channel.unary_unary(path_of(call.method))

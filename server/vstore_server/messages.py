@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from vstore.types import BatchHits, Float32s, Hit, Hits, Key, Receipt, Record, R
 from vstore_server.codec import Message, is_array, pack_array, unpack_array
 from vstore_server.errors import MalformedMessage, ProtocolError
 
-PROTOCOL = {"major": 1, "minor": 1}
+PROTOCOL = {"major": 1, "minor": 2}
 SERVICE = "vstore.v1.Store"
 
 _REQUIRED: Any = object()
@@ -215,10 +216,46 @@ def hits_message(hits: Hits) -> Message:
 
 
 def read_hits(message: Message) -> Hits:
-    """Return the answer of a `Search`."""
-    names = ("ids", "scores", "distances", "attributes", "documents", "first_scores", "first_ranks")
-    columns = _columns(message, names)
-    return Hits([Hit(*row) for row in zip(*columns, strict=True)], read_receipt(message["receipt"]))
+    """Return the answer of a `Search`; objects of hits and receipt are made when someone looks."""
+    columns = _columns(message, _HIT)
+    receipt = _field(message, "receipt")
+    if not isinstance(receipt, Mapping):
+        raise ProtocolError(f"the answer has a {type(receipt).__name__} for its receipt")
+    if receipt.get("rerank"):
+        # Their first scores and ranks are their own.
+        return Hits([Hit(*row) for row in zip(*columns, strict=True)], read_receipt(receipt))
+    return Hits(_Rows(columns), Receipt.later(partial(_receipt_values, receipt)))
+
+
+_HIT = ("ids", "scores", "distances", "attributes", "documents", "first_scores", "first_ranks")
+
+
+class _Rows:
+    """The columns of an answer (`HitRows`)."""
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: list[list[Any]]) -> None:
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def ids(self) -> list[Key]:
+        """As `HitRows.ids`."""
+        return list(self._columns[0])
+
+    def scores(self) -> Float32s:
+        """As `HitRows.scores`."""
+        return np.array(self._columns[1], np.float32)
+
+    def columns(self) -> tuple[Any, ...]:
+        """As `HitRows.columns`."""
+        return tuple(self._columns[:5])
+
+    def hits(self) -> list[Hit]:
+        """As `HitRows.hits`."""
+        return [Hit(*row) for row in zip(*self._columns, strict=True)]
 
 
 def batch_message(batch: BatchHits) -> Message:
@@ -304,9 +341,14 @@ def receipt_message(receipt: Receipt) -> Message:
 
 def read_receipt(message: Any) -> Receipt:
     """Return the receipt of an answer; fields that a newer server added are passed over."""
+    return Receipt(**_receipt_values(message))
+
+
+def _receipt_values(message: Any) -> dict[str, Any]:
     values = _known(message, _RECEIPT)
     values["rerank"] = [RerankReport(**_known(report, _REPORT)) for report in values.get("rerank") or []]
-    return Receipt(**values)
+    # What an older server does not know of has its default.
+    return values if len(values) == len(_RECEIPT) else Receipt(**values).values()
 
 
 def schema_message(schema: Schema) -> Message:

@@ -64,6 +64,8 @@ METHODS: dict[str, Method] = {
 
 CALLS = Method("Calls", "read", "search", "calls")
 """The stream that carries unary reads, one after the other (`callstream`)."""
+FRAMES = Method("Frames", "read", "search", "calls")
+"""The stream that carries many of them in a message (`framestream`)."""
 
 
 class Call:
@@ -84,6 +86,10 @@ class Call:
         self._metadata = metadata or {}
         self._request_id: str | None = None
         self._cancelled = False
+
+    def another(self) -> Call:
+        """Return one more request of the same caller, over the same stream."""
+        return Call(self.caller, self.report, self._metadata)
 
     @property
     def request_id(self) -> str:

@@ -184,7 +184,10 @@ class Observer:
 
 def plan_of(receipt: Mapping[str, Any]) -> str:
     """Return the traversals of a search's shards, "hnsw" or "hnsw+scan"; "memtable" where it had no shard."""
-    return "+".join(sorted({plan["traversal"] for plan in receipt["plans"]})) or "memtable"
+    plans = receipt["plans"]
+    if len(plans) == 1:
+        return str(plans[0]["traversal"])
+    return "+".join(sorted({plan["traversal"] for plan in plans})) or "memtable"
 
 
 def _status(failure: BaseException | None) -> str:

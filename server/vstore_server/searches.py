@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,21 @@ from vstore.serving import CheckedSearch, answer_from_memory
 from vstore.types import Hits
 from vstore_server.lanes import busy
 
-MOST_TOGETHER = 16
-"""Searches between two looks at the sockets."""
+MOST_TOGETHER = 8
+"""Searches between two looks at the sockets: while a client reads these answers, the next are found."""
+
+Answered = Callable[["Hits | Exception | None"], None]
+"""Takes hits, or what went wrong, or None where a thread must find them."""
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class Waiting:
+    """A search that waits for its turn."""
+
     search: CheckedSearch
-    answer: asyncio.Future[Hits | None]
+    answered: Answered
+    given_up: bool = False
+    """Whether nobody waits for it any more: it is passed over."""
 
 
 class Searches:
@@ -37,7 +45,7 @@ class Searches:
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
-        self._waiting: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[Waiting]] = OrderedDict()
         self._n_waiting = 0
         self._is_due = False
         self.n_under_way = 0
@@ -47,24 +55,57 @@ class Searches:
         self.n_answered = 0
         """Searches that were answered here."""
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether a search that has come waits for no other and no other for it."""
+        return self.n_under_way <= 1 and not self._n_waiting
+
+    def now(self, search: CheckedSearch) -> Hits | None:
+        """Return the hits of a search that came alone, or None where a thread must find them."""
+        self.n_answered += 1
+        return answer_from_memory([search])[0]
+
     async def answer(self, tenant: str, search: CheckedSearch) -> Hits | None:
         """Return the hits, or None where a thread must find them.
 
         Raises:
             ServerBusy: too many wait.
         """
-        if self.n_under_way <= 1 and not self._n_waiting:
-            self.n_answered += 1
-            return answer_from_memory([search])[0]
-        queue = self._waiting.setdefault(tenant, deque())
-        if self._n_waiting >= self._max_waiting or len(queue) >= max(1, self._max_waiting // 2):
-            raise busy("search", self._n_waiting, len(queue), self._max_waiting, 0.05)
-        loop = asyncio.get_running_loop()
-        mine = _Waiting(search, loop.create_future())
+        if self.is_alone:
+            return self.now(search)
+        future: asyncio.Future[Hits | None] = asyncio.get_running_loop().create_future()
+
+        def answered(found: Hits | Exception | None) -> None:
+            if future.done():
+                return
+            if isinstance(found, Exception):
+                future.set_exception(found)
+            else:
+                future.set_result(found)
+
+        mine = self.submit(tenant, search, answered)
+        try:
+            return await future
+        finally:
+            mine.given_up = True
+
+    def submit(self, tenant: str, search: CheckedSearch, answered: Answered) -> Waiting:
+        """Have a search answered soon; `answered` is called on the loop, never before this returns.
+
+        Raises:
+            ServerBusy: too many wait.
+        """
+        queue = self._waiting.get(tenant)
+        n_held = 0 if queue is None else len(queue)
+        if self._n_waiting >= self._max_waiting or n_held >= max(1, self._max_waiting // 2):
+            raise busy("search", self._n_waiting, n_held, self._max_waiting, 0.05)
+        if queue is None:
+            queue = self._waiting[tenant] = deque()
+        mine = Waiting(search, answered)
         queue.append(mine)
         self._n_waiting += 1
-        self._call_soon(loop)
-        return await mine.answer
+        self._call_soon(asyncio.get_running_loop())
+        return mine
 
     def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._is_due:
@@ -73,7 +114,7 @@ class Searches:
 
     def _answer_some(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_due = False
-        groups: dict[tuple[Any, ...], list[_Waiting]] = {}
+        groups: dict[tuple[Any, ...], list[Waiting]] = {}
         for one in self._take():
             groups.setdefault(one.search.group, []).append(one)
         for group in groups.values():
@@ -81,9 +122,9 @@ class Searches:
         if self._n_waiting:
             self._call_soon(loop)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Waiting]:
         """Take those whose turn it is, round the tenants; who gave up is passed over."""
-        taken: list[_Waiting] = []
+        taken: list[Waiting] = []
         while self._waiting and len(taken) < MOST_TOGETHER:
             tenant, queue = next(iter(self._waiting.items()))
             one = queue.popleft()
@@ -92,11 +133,11 @@ class Searches:
                 self._waiting.move_to_end(tenant)
             else:
                 del self._waiting[tenant]
-            if not one.answer.done():
+            if not one.given_up:
                 taken.append(one)
         return taken
 
-    def _answer_group(self, group: list[_Waiting]) -> None:
+    def _answer_group(self, group: list[Waiting]) -> None:
         self.n_answered += len(group)
         if len(group) > 1:
             self.n_together += len(group)
@@ -104,7 +145,7 @@ class Searches:
             answers = answer_from_memory([one.search for one in group])
         except Exception as error:
             for one in group:
-                one.answer.set_exception(error)
+                one.answered(error)
             return
         for one, hits in zip(group, answers, strict=True):
-            one.answer.set_result(hits)
+            one.answered(hits)

@@ -14,16 +14,17 @@ from vstore import Database
 from vstore.errors import Closed, InvalidSetting, StaleRead
 from vstore_server import errors, health
 from vstore_server.auth import ANYBODY, Tokens, check_listen
-from vstore_server.callstream import MOST_BYTES, CallStreams, error_fields
+from vstore_server.callstream import MOST_BYTES, Answering, CallStreams, error_fields
 from vstore_server.certificates import TLSFiles, credentials
 from vstore_server.codec import Message, decode, encode
 from vstore_server.drain import Active
 from vstore_server.endpoint import Endpoint
 from vstore_server.errors import ServerUnavailable
+from vstore_server.framestream import FrameStreams
 from vstore_server.lanes import Lane
 from vstore_server.logs import event, log
 from vstore_server.messages import SERVICE
-from vstore_server.methods import CALLS, METHODS, Call, LaneName, Method, Report
+from vstore_server.methods import CALLS, FRAMES, METHODS, Call, LaneName, Method, Report
 from vstore_server.observe import Observer
 from vstore_server.searches import Searches
 from vstore_server.service import Service
@@ -66,13 +67,10 @@ class Server:
         self.metrics_address: str | None = None
         self._secrets = (database.url,)
         self._searches = Searches(self._settings.max_waiting)
-        self._streams = CallStreams(
-            self._settings.limits,
-            self._searches,
-            self._call,
-            self._run_decoded,
-            self._described,
-            self.observer.finished,
+        answering = Answering(self._settings.limits, self._call, self._described, self.observer.finished)
+        self._streams = CallStreams(answering, self._searches, self._run_decoded)
+        self._frames = FrameStreams(
+            answering, self._searches, self._service.search_of, self._service.hits_answer, self._run_on_lane
         )
         self._lanes: dict[str, Lane] = {}
         self._server: Any = None
@@ -124,6 +122,7 @@ class Server:
         self._serving = False
         self._changed.set()
         self._streams.close()
+        self._frames.close()
         if self._server is not None:
             await self._active.stop(self._server, self._settings.drain_s if grace_s is None else grace_s)
         for lane in self._lanes.values():
@@ -155,7 +154,10 @@ class Server:
             "stream": lambda method: grpc.stream_stream_rpc_method_handler(counted(self._stream(method))),
             "calls": lambda method: grpc.stream_stream_rpc_method_handler(counted(self._calls(method))),
         }
-        return {name: make[method.kind](method) for name, method in {**METHODS, CALLS.name: CALLS}.items()}
+        return {
+            name: make[method.kind](method)
+            for name, method in {**METHODS, CALLS.name: CALLS, FRAMES.name: FRAMES}.items()
+        }
 
     def _unary(self, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(data: bytes, context: Any) -> bytes:
@@ -280,7 +282,10 @@ class Server:
         async def handle(requests: AsyncIterator[bytes], context: Any) -> None:
             try:
                 self._call(method, context)
-                await self._streams.serve(requests, context)
+                if method is FRAMES:
+                    await self._frames.serve(context)
+                else:
+                    await self._streams.serve(requests, context)
             except Exception as error:
                 await self._abort(context, method, error, None)
 
@@ -292,7 +297,6 @@ class Server:
         return await self._job(method.lane, call, lambda: self._service.answer(method.name, data, call))
 
     async def _run_decoded(self, method: Method, data: bytes, message: Message, call: Call) -> bytes:
-        lane: LaneName = method.lane
         if method.name == "Search":
             try:
                 search = self._service.search_of(message, call)
@@ -302,8 +306,11 @@ class Server:
                 hits = None
             if hits is not None:
                 return self._service.hits_answer(hits, call)
-            if message.get("rerank") is not None:
-                lane = "rerank"
+        return await self._run_on_lane(method, data, message, call)
+
+    async def _run_on_lane(self, method: Method, data: bytes, message: Message, call: Call) -> bytes:
+        reranks = method.name == "Search" and message.get("rerank") is not None
+        lane: LaneName = "rerank" if reranks else method.lane
         return await self._job(lane, call, lambda: self._service.respond(method.name, data, message, call))
 
     async def _job(self, lane_name: LaneName, call: Call, job: Callable[[], T]) -> T:

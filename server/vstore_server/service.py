@@ -24,6 +24,7 @@ from vstore_server.errors import LimitExceeded
 from vstore_server.messages import Reader
 from vstore_server.methods import METHODS, Call
 from vstore_server.observe import Observer
+from vstore_server.plain import plain_search
 from vstore_server.replies import MAX_KEY_CHARACTERS, Replies
 from vstore_server.requests import check_image, written
 from vstore_server.versions import VersionMethods
@@ -61,6 +62,8 @@ class Service(VersionMethods):
         prepare()
         self._observer = observer or Observer(slow_ms=math.inf)
         self._replies = Replies()
+        self.reads_plainly = True
+        """Whether searches that are as most are may be read the quick way (`plain`)."""
         self._run: dict[str, Callable[[Reader, Call], Message]] = {
             "Connect": self._connect,
             "ListCollections": self._list,
@@ -261,6 +264,15 @@ class Service(VersionMethods):
         """
         if message.get("rerank") is not None or message.get("at") is not None:
             return None
+        plain = plain_search(message, self.limits) if self.reads_plainly else None
+        if plain is not None:
+            name = plain.collection
+            call.caller.check_collection(name)
+            call.collection = name[:128]
+            collection = self._handles.fresh(name, message.get("at_least"))
+            if collection is None:
+                return None
+            return checked_search(collection, plain.query, plain.k, None, plain.recall, plain.ef)
         reader = Reader(message, "Search")
         self._reading(reader, call)
         asked = self._asked(reader)

@@ -13,7 +13,7 @@ import vstore
 import vstore_server
 from vstore import F
 from vstore.cancel import checking
-from vstore.errors import Closed, CollectionNotFound, InvalidSetting
+from vstore.errors import CollectionNotFound, InvalidSetting
 from vstore.query import pipeline
 from vstore.serving import answer_from_memory, checked_search
 from vstore_server.auth import ANYBODY, Token, Tokens, hash_token
@@ -285,49 +285,3 @@ def test_who_waits_for_a_model_can_be_called_off():
     assert outcome
     assert not gate.is_set()
     gate.set()
-
-
-def test_the_asynchronous_client_sends_reads_over_streams_too(database, monkeypatch):
-    """Answers, errors, a late call, one that is given up, and a server that has no such streams."""
-    gate = threading.Event()
-
-    def slow(query, documents):
-        assert gate.wait(20)
-        return [0.0] * len(documents)
-
-    async def scenario(url):
-        remote = await vstore.aio.connect(url, n_retries=0)
-        wire, held = remote._wire, await remote.collection("c")
-
-        def refused(*arguments, **named):
-            raise AssertionError("a call of its own")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(wire._channel, "unary_unary", refused)
-            found = await asyncio.gather(*(held.search(q, k=1) for q in X[:9]))
-            assert [hits.ids for hits in found] == [[i] for i in range(9)]
-            assert wire._express._n_open == 9
-            with pytest.raises(InvalidSetting):
-                await held.search(X[5], k=0)
-            given_up = asyncio.ensure_future(held.search(X[0], rerank="slow", query_document="q"))
-            await asyncio.sleep(0)
-            given_up.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await given_up
-            assert await held.count() == 500
-            assert wire._express._n_open == 8
-        late = await (await vstore.aio.connect(url, n_retries=0, timeout_s=0.05)).collection("c")
-        with pytest.raises(DeadlineExceeded):
-            await late.search(X[0], rerank="slow", query_document="q")
-        gate.set()
-        await late._wire.close()
-        await remote.close()
-        with pytest.raises(Closed):
-            await held.count()
-        monkeypatch.setattr("vstore_server.aio_express.METHOD", "NoSuchMethod")
-        other = await vstore.aio.connect(url)
-        assert (await (await other.collection("c")).search(X[5], k=1)).ids == [5]
-        await other.close()
-
-    with vstore_server.BackgroundServer(database, rerankers={"slow": slow}) as running:
-        asyncio.run(scenario(running.url))

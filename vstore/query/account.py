@@ -49,8 +49,10 @@ class Account:
         values["plans"] = [plan.copy() for plan in values["plans"]]
         values["timings_ms"], values["rerank"] = self.timings_ms, []
         values["n_cache_hits"] = self.n_cache_hits
-        for name, position in zip(Work._fields, _WORK, strict=True):
-            values[name] = sum(int(row[position]) for row in self.counters)
+        counters: Any = self.counters
+        row = counters[0] if len(counters) == 1 else [sum(of) for of in zip(*counters, strict=True)]
+        for name, position in _WORK_PLACES:
+            values[name] = int(row[position])
         return values
 
     def _all_values(self) -> dict[str, Any]:
@@ -80,6 +82,7 @@ _WORK: Final = (
     layout.N_RESCORED,
     layout.N_SKIPPED,
 )
+_WORK_PLACES: Final = tuple(zip(Work._fields, _WORK, strict=True))
 
 
 def _correlated(plan: Plan, correlation: float | None) -> Plan:

@@ -16,7 +16,7 @@ from vstore.query.memtable import MemtableWork
 from vstore.query.planner import Plan
 from vstore.query.resident import PlannedShard, ReadyShard
 from vstore.query.search import Engine, distance_of, score_of
-from vstore.shard.payload import PayloadRow, unpacker
+from vstore.shard.payload import PayloadRow, attributes_of
 from vstore.shard.reader import Shard
 from vstore.types import Attributes, Document, Float32s, Hit, Hits, Key, Receipt
 from vstore_kernels.answer import OneAnswer
@@ -55,13 +55,14 @@ class RowsOfOne:
 
     def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
         """As `HitRows.columns`."""
-        rows, attributes_of = self._rows(), unpacker(self._live.shard.shown(self._ready.head))
+        rows, metric, distances = self._rows(), self._ready.head.metric, self._distances()
+        keys, values, documents = ([*column] for column in zip(*rows, strict=True)) if rows else ([], [], [])
         return (
-            [row.key for row in rows],
-            self.scores().tolist(),
-            distance_of(self._distances(), self._ready.head.metric).tolist(),
-            [attributes_of(row) for row in rows],
-            [row.document for row in rows],
+            keys,
+            score_of(distances, metric).tolist(),
+            distance_of(distances, metric).tolist(),
+            attributes_of(rows, values, self._live.shard.shown(self._ready.head)),
+            documents,
         )
 
     def hits(self) -> list[Hit]:

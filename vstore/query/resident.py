@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -142,6 +142,20 @@ class Found:
         return OneAnswer(
             int(self.lacks[0]), ids[:n], self.distances[0, :n].tolist(), self.counters[0].tolist()
         )
+
+    def each(self) -> Iterator[OneAnswer]:
+        """Yield the answer to each query."""
+        columns = (
+            self.lacks.tolist(),
+            self.node_ids.tolist(),
+            self.distances.tolist(),
+            self.counters.tolist(),
+        )
+        for lacks, ids, distances, counters in zip(*columns, strict=True):
+            if ids[-1] < 0:
+                n = ids.index(layout.NO_NODE)
+                ids, distances = ids[:n], distances[:n]
+            yield OneAnswer(lacks, ids, distances, counters)
 
     def part(self, part: slice) -> Found:
         """Return a run of the queries; it shares the arrays."""

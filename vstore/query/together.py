@@ -12,13 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from vstore.ingest.view import CollectionView
+from vstore.query.alone import hits_of_one
 from vstore.query.answers import Answered, hits_of_answer, search_resident
 from vstore.query.batch import on_shard
 from vstore.query.cost import work_us
 from vstore.query.memtable import search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
-from vstore.query.resident import Found, ResidentShards
+from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards
 from vstore.query.search import Engine
 from vstore.shard.reader import Shard
 from vstore.types import Hits
@@ -62,10 +63,14 @@ def search_together(
     found_at = time.perf_counter()
     share = 1e3 / len(requests)
     spent_ms = {"filter": (planned_at - started) * share, "traverse": (found_at - planned_at) * share}
-    answers: list[Hits | None] = []
+    if len(parts) == 1 and not view.memtable.chunks and not engine.cache.evicts:
+        answers = _of_one_shard(view, requests, ready[0], planned[0], plans[0], parts[0], engine, spent_ms)
+        if answers is not None:
+            return answers
+    merged: list[Hits | None] = []
     for i, one in enumerate(requests):
         if lacking[i]:
-            answers.append(None)
+            merged.append(None)
             continue
         memtable = None
         if view.memtable.chunks:
@@ -78,5 +83,30 @@ def search_together(
             memtable,
             dict(spent_ms),
         )
-        answers.append(hits_of_answer(view, one, answered, engine, resident, may_read=False))
+        merged.append(hits_of_answer(view, one, answered, engine, resident, may_read=False))
+    return merged
+
+
+def _of_one_shard(
+    view: View,
+    requests: Sequence[SearchRequest],
+    ready: ReadyShard,
+    planned: PlannedShard,
+    plans: Sequence[Plan],
+    found: Found,
+    engine: Engine,
+    spent_ms: dict[str, float],
+) -> list[Hits | None] | None:
+    """As the general merge, where there is nothing to merge; None where payload of one is not resident."""
+    spent_s = (spent_ms["filter"] / 1e3, spent_ms["traverse"] / 1e3)
+    live = view.shards[0]
+    answers: list[Hits | None] = []
+    for request, plan, one in zip(requests, plans, found.each(), strict=True):
+        if one.status:
+            answers.append(None)
+            continue
+        hits = hits_of_one(request.query, live, ready, planned, plan, one, engine, spent_s)
+        if hits is None:
+            return None
+        answers.append(hits)
     return answers

@@ -100,5 +100,25 @@ def unpacker(fields: Shown) -> Callable[[PayloadRow], Attributes]:
     return unpack_plain
 
 
+def attributes_of(rows: Sequence[PayloadRow], values: Sequence[Any], fields: Shown) -> list[Attributes]:
+    """Return `unpack_attributes` of rows, whose `values` these are."""
+    names = _plain_names(fields)
+    if names is None or any(None in own for own in values):
+        return [unpack_attributes(row, fields) for row in rows]
+    if len(names) == 1:
+        (name,) = names
+        return [{name: value} for (value,) in values]
+    return [dict(zip(names, own, strict=True)) for own in values]
+
+
+@lru_cache(maxsize=256)
+def _plain_names(fields: Shown) -> tuple[str, ...] | None:
+    """Return the names of fields that are all shown as they are stored, or None."""
+    if any(kind == "datetime" for _, kind in fields):
+        return None
+    names = tuple(name for name, _ in fields if name is not None)
+    return names if len(names) == len(fields) else None
+
+
 def _packed(value: Any) -> Any:
     return (value - _EPOCH) // _MICROSECOND if isinstance(value, dt.datetime) else value
