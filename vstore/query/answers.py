@@ -16,7 +16,16 @@ from vstore.query.cost import work_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_row, search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
-from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, Step, find_one, step_of
+from vstore.query.resident import (
+    Found,
+    PlannedShard,
+    ReadyShard,
+    ResidentShards,
+    Step,
+    find_one,
+    is_uncut,
+    step_of,
+)
 from vstore.query.rounds import Rounds
 from vstore.query.search import Engine, distance_of, payload_round, score_of
 from vstore.shard import sections
@@ -109,7 +118,7 @@ def search_resident(
     steps: list[Step] = []
     for shard, plan in zip(ready, planned, strict=True):
         step = step_of(shard, plan, plan.plans.plan(request.query))
-        if step is None:
+        if step is None or is_uncut(step):
             return None
         steps.append(step)
     if most_us is not None and work_us(view, planned, [step.plan for step in steps]) > most_us:

@@ -18,7 +18,16 @@ from vstore.query.cost import plan_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
-from vstore.query.resident import Found, PlannedShard, ReadyShard, ResidentShards, Step, find, step_of
+from vstore.query.resident import (
+    Found,
+    PlannedShard,
+    ReadyShard,
+    ResidentShards,
+    Step,
+    find,
+    is_uncut,
+    step_of,
+)
 from vstore.query.rounds import Rounds
 from vstore.query.search import Engine, keys_of, rank, score_of, whole_round
 from vstore.shard import sections
@@ -191,7 +200,7 @@ def on_shard(
     for plan, own in planned.plans.split(queries):
         step = step_of(shard, planned, plan)
         plans[own] = plan
-        if step is None:
+        if step is None or is_uncut(step):
             found.lacks[own] = 1
             continue
         size = most if check is None else min(most, _between_looks(plan_us(planned, plan)))

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from vstore.cache import BlockCache, RowTables
-from vstore.cancel import check_cancelled
+from vstore.cancel import check_cancelled, current_check
 from vstore.filters import Filter
 from vstore.ingest.view import LiveShard
 from vstore.query.passing import PassingRows
@@ -27,6 +27,7 @@ from vstore.shard import sections
 from vstore.shard.head import ShardHead
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
+from vstore.traverse import scan
 from vstore.traverse.scratch import ScratchPool
 from vstore.types import Bitmap, Float32s, Int32s, Int64s, UInt8s
 from vstore_kernels import layout
@@ -358,6 +359,15 @@ def _asked(ready: ReadyShard, plan: Plan, passing: Bitmap | None, mode: int, k: 
     )
 
 
+def is_uncut(step: Step) -> bool:
+    """Whether a step's kernel call would be a long scan of which somebody may want to call off the rest.
+
+    The pipeline scans in pieces, and finds the same.
+    """
+    rows = step.plan.n_matching
+    return step.mode == layout.SCAN and rows > scan.PIECE_ROWS and current_check() is not None
+
+
 def find_one(ready: ReadyShard, step: Step, query: Float32s, k: int) -> OneAnswer:
     """Answer one query on one shard, as `find` does; its status is not 0 where a vector was not resident.
 
@@ -376,6 +386,8 @@ def find_one(ready: ReadyShard, step: Step, query: Float32s, k: int) -> OneAnswe
             return found
         # The graph does not reach enough of the passing rows: look at every one of them.
         check_cancelled()
+        if is_uncut(step._replace(mode=layout.SCAN)):
+            return found
         asked = _asked(ready, step.plan, step.passing, layout.SCAN, k)
         again = answer_one(ready.kernel, query, asked, scratch)
         again.counters[layout.N_DISTANCES] += found.counters[layout.N_DISTANCES]
@@ -403,6 +415,8 @@ def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found)
         return
     # The graph does not reach enough of the passing rows: look at every one of them.
     check_cancelled()
+    if is_uncut(step._replace(mode=layout.SCAN)):
+        return
     few = np.flatnonzero(found.lacks == layout.TOO_FEW)
     again = Found.room(len(few), k)
     _call(ready, step._replace(mode=layout.SCAN), queries[few], k, again)

@@ -1,9 +1,9 @@
 """Learned fusions that are stored with a collection: one checksummed object each, applied by name.
 
 The model's trees are stored as LightGBM's text, and of the signals what they are: the vector score, recency,
-popularity and lexical relevance are made again from their settings. A signal that is a model is stored by its
-name alone, and whoever applies the fusion gives it. Nothing that is stored is ever run as Python. What fusions
-are made of is imported with the first of them: every collection imports this module.
+popularity and lexical relevance are made again from their settings. A signal that is a model is stored by
+its name alone, and whoever applies the fusion gives it. Nothing that is stored is ever run as Python. What
+fusions are made of is imported with the first of them: every collection imports this module.
 """
 
 from __future__ import annotations

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
+from vstore.cancel import check_cancelled
 from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
 from vstore.types import Bitmap, Float32s
 from vstore_kernels import bitmap, layout
 from vstore_kernels.codes import prepare_query
 from vstore_kernels.scan import scan_codes
+
+PIECE_ROWS: Final = 250_000
+"""So many codes are scored between two looks at whether anybody still waits: some 10 ms."""
 
 
 class CodeScan:
@@ -23,5 +29,15 @@ class CodeScan:
             return Found.nothing()
         yield Wants(codes=layout.blocks_of(rows, graph.tables.block_shift))
         code = prepare_query(query, graph.code_params)
-        node_ids, distances = scan_codes(code, graph.tables, rows, params.ef, params.k)
+        found = rows
+        if len(rows) > PIECE_ROWS:
+            # A row that is kept of all is kept of its piece; what the pieces kept is scanned once more.
+            kept = []
+            for start in range(0, len(rows), PIECE_ROWS):
+                check_cancelled()
+                kept.append(
+                    scan_codes(code, graph.tables, rows[start : start + PIECE_ROWS], params.ef, params.k)[0]
+                )
+            found = np.sort(np.concatenate(kept))
+        node_ids, distances = scan_codes(code, graph.tables, found, params.ef, params.k)
         return Found(node_ids, distances, n_distances=len(rows))
