@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from vstore.catalog import layout
 from vstore.catalog.pins import At, Lease, delete_tag
 from vstore.errors import InvalidInput
 from vstore.filters import FilterLike, compile_filter
-from vstore.handle import Handle, Parts
+from vstore.fusions import StoredFusions
+from vstore.handle import Parts
 from vstore.ingest.batches import Keys
 from vstore.ingest.inputs import as_keys, as_vectors, check_unique, row_batch
 from vstore.ingest.loading import BulkLoads
@@ -31,18 +32,15 @@ from vstore.query.scan import Scanned, scan
 from vstore.query.search import explain, hits_of, rank
 from vstore.query.warming import warm
 from vstore.rerank.stage import apply, as_stages, depth_of
-from vstore.rerank.stored import FusionShelf, bound
+from vstore.rerank.stored import bound
 from vstore.settings import QueryLimits
 from vstore.shard.reader import Shard
 from vstore.types import BatchHits, FieldType, Hits, Receipt, Record, Warmed
 
-if TYPE_CHECKING:
-    from vstore.rerank.learned import LearnedFusion
-
 Progress = bool | Callable[[int, int], None]
 
 
-class Collection(Handle, BulkLoads):
+class Collection(StoredFusions, BulkLoads):
     """Vectors with attributes and documents under one name. Made by `Database`; thread-safe.
 
     Reads see every write made through the same connection, and what others had published when the
@@ -62,7 +60,6 @@ class Collection(Handle, BulkLoads):
         super().__init__(name, parts, at, opening=opening, on_close=on_close)
         self._filters = CompiledFilters(self._loaded.shown.schema)
         self._resident = ResidentShards(parts.engine.cache, parts.engine.passing)
-        self._shelf: FusionShelf | None = None
 
     # Writing.
 
@@ -243,56 +240,6 @@ class Collection(Handle, BulkLoads):
             # After a failure the lease stays until it ends: the commit may land yet.
             snapshot.close()
             return version
-
-    # Learned fusions.
-
-    def save_fusion(self, name: str, fusion: LearnedFusion) -> None:
-        """Store a learned fusion with the collection: `search(rerank="fusion:NAME")` applies it.
-
-        Of signals that are models the names alone are stored; `fusion` takes the models.
-
-        Args:
-            name: as names of collections are.
-            fusion: what `vstore.rerank.learned.train` returned.
-
-        Raises:
-            InvalidSetting: it is something else, or the name is taken or none.
-            WriterFenced, StorageError, ReadOnly.
-        """
-        with self._writing():
-            self._fusions().put(name, fusion)
-
-    def fusion(self, name: str, signals: Mapping[str, Any] | None = None) -> LearnedFusion:
-        """Return a stored fusion.
-
-        Args:
-            name: as `save_fusion` was given.
-            signals: by name, those that are models; what the fusion does not use is left.
-
-        Raises:
-            InvalidSetting: there is none of that name, or a signal is missing.
-            CorruptData: it is damaged.
-            MissingDependency: lightgbm cannot be imported.
-            StorageError: the store failed.
-        """
-        return self._fusions().get(name, signals or {})
-
-    def fusions(self) -> list[str]:
-        """Return the names of the stored fusions."""
-        return self._fusions().names()
-
-    def delete_fusion(self, name: str) -> None:
-        """Delete a stored fusion. Unknown names are no error."""
-        with self._writing():
-            self._fusions().delete(name)
-
-    def _fusions(self) -> FusionShelf:
-        collection_id = self._view().manifest.collection_id
-        prefix = layout.fusion_prefix(self._name, collection_id)
-        shelf = self._shelf
-        if shelf is None or shelf.prefix != prefix:
-            shelf = self._shelf = FusionShelf(self._parts.catalog.store, prefix)
-        return shelf
 
     # Reading.
 

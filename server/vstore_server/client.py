@@ -33,6 +33,8 @@ from vstore_server.messages import path_of
 from vstore_server.settings import ClientTLS
 from vstore_server.transfer import export_scan
 
+FUSIONS_MINOR = 2
+"""The protocol's minor number since which servers tell of stored fusions."""
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -222,8 +224,11 @@ class RemoteDatabase:
     ) -> int:
         """As `vstore.Database.export`, to a folder of this machine."""
         collection = self.collection(name, at=at)
+        fusions = {}
+        if self.welcome.minor >= FUSIONS_MINOR:
+            fusions = {fusion: collection.fusion_bytes(fusion) for fusion in collection.fusions()}
         with closing(self._wire.receive("Scan", collection._calls.scan_request())) as answers:
-            return export_scan(name, collection._calls.described, answers, path, progress)
+            return export_scan(name, collection._calls.described, fusions, answers, path, progress)
 
     def import_collection(
         self, path: str | os.PathLike[str], name: str, *, progress: Report | None = None
@@ -325,6 +330,11 @@ class RemoteCollection:
     tag = _carried_out(CollectionCalls.tag)
     untag = _carried_out(CollectionCalls.untag)
     restore = _carried_out(CollectionCalls.restore)
+    fusions = _carried_out(CollectionCalls.fusions)
+    fusion_bytes = _carried_out(CollectionCalls.fusion_bytes)
+    put_fusion_bytes = _carried_out(CollectionCalls.put_fusion_bytes)
+    save_fusion = _carried_out(CollectionCalls.save_fusion)
+    delete_fusion = _carried_out(CollectionCalls.delete_fusion)
     get = _carried_out(CollectionCalls.get)
     count = _carried_out(CollectionCalls.count)
     search = _carried_out(CollectionCalls.search)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from vstore.ingest.token import parse_token
 from vstore.ingest.update import Missing, as_changes, check_missing
 from vstore.query.request import CompiledFilters, check_k, search_request
 from vstore.rerank.stage import apply, as_stages, check_depth, depth_of
+from vstore.rerank.stored import encode_fusion
 from vstore.types import Document, FieldType, Warmed
 from vstore_server import messages
 from vstore_server.calls import (
@@ -36,6 +37,9 @@ from vstore_server.calls import (
 )
 from vstore_server.codec import Limits, Message
 from vstore_server.messages import read_value
+
+if TYPE_CHECKING:
+    from vstore.rerank.learned import LearnedFusion
 
 T = TypeVar("T")
 PART_BYTES = 4 << 20
@@ -184,6 +188,31 @@ class CollectionCalls:
     def restore(self, at: Any) -> Call[int]:
         """As `vstore.Collection.restore`."""
         return self._write("Restore", {**self._to_write(), "at": at}, "version")
+
+    # Learned fusions.
+
+    def fusions(self) -> Call[list[str]]:
+        """As `vstore.Collection.fusions`."""
+        return Call("Fusions", self._to_read(), lambda answer: list(read_value(answer, "names")))
+
+    def fusion_bytes(self, name: str) -> Call[bytes]:
+        """As `vstore.Collection.fusion_bytes`."""
+        return Call(
+            "GetFusion", {**self._to_read(), "name": name}, lambda answer: bytes(read_value(answer, "data"))
+        )
+
+    def put_fusion_bytes(self, name: str, data: bytes) -> Call[None]:
+        """As `vstore.Collection.put_fusion_bytes`."""
+        message = write_message({**self._to_write(), "name": name, "data": data})
+        return Call("PutFusion", message, lambda answer: None, repeatable=False)
+
+    def save_fusion(self, name: str, fusion: LearnedFusion) -> Call[None]:
+        """As `vstore.Collection.save_fusion`."""
+        return self.put_fusion_bytes(name, encode_fusion(fusion))
+
+    def delete_fusion(self, name: str) -> Call[None]:
+        """As `vstore.Collection.delete_fusion`."""
+        return Call("DeleteFusion", write_message({**self._to_write(), "name": name}), lambda answer: None)
 
     # Reading.
 

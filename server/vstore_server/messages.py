@@ -67,6 +67,10 @@ class Reader:
         """Return a text, encoded image bytes or a map of both; None where the field is absent."""
         return self._typed(name, (str, bytes, dict), None)
 
+    def data(self, name: str) -> Any:
+        """Return bytes."""
+        return self._typed(name, (bytes,), _REQUIRED)
+
     def whole(self, name: str, default: int | None = _REQUIRED) -> Any:
         """Return an int, or the default where the field is absent or nil."""
         return self._typed(name, (int,), default)

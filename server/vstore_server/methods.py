@@ -55,6 +55,10 @@ METHODS: dict[str, Method] = {
         Method("Tag", "write", "upkeep", "progress"),
         Method("Untag", "write", "write"),
         Method("Restore", "admin", "upkeep"),
+        Method("Fusions", "read", "search"),
+        Method("GetFusion", "read", "search"),
+        Method("PutFusion", "admin", "write"),
+        Method("DeleteFusion", "admin", "write"),
         Method("CollectGarbage", "admin", "upkeep"),
         Method("Verify", "admin", "upkeep", "progress"),
     )

@@ -89,6 +89,10 @@ class Service(VersionMethods):
             "Tag": self._tag,
             "Untag": self._untag,
             "Restore": self._restore,
+            "Fusions": self._list_fusions,
+            "GetFusion": self._get_fusion,
+            "PutFusion": self._put_fusion,
+            "DeleteFusion": self._delete_fusion,
             "CollectGarbage": self._collect,
             "Verify": self._verify,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from vstore_server.messages import read_value
 def export_scan(
     name: str,
     described: Description,
+    fusions: Mapping[str, bytes],
     answers: Iterator[bytes],
     path: str | os.PathLike[str],
     progress: Report | None,
@@ -34,5 +35,5 @@ def export_scan(
             yield np.stack([record.vector for record in records]), rows
 
     return write_export(
-        Export(name, described.schema, described.index, n_rows, {}), batches(), path, progress
+        Export(name, described.schema, described.index, n_rows, {}, fusions), batches(), path, progress
     )

@@ -1,4 +1,4 @@
-"""The methods about versions of a collection: its fields, snapshots, tags, restoring, garbage and damage."""
+"""The methods about a collection beside its rows: fields, snapshots, tags, fusions, garbage and damage."""
 
 from __future__ import annotations
 
@@ -53,6 +53,28 @@ class VersionMethods(Requests):
         collection = opened()
         version = collection.restore(at)
         return written(collection, version=version)
+
+    def _list_fusions(self, reader: Reader, call: Call) -> Message:
+        opened = self._reading(reader, call)
+        reader.done()
+        return {"names": opened().fusions()}
+
+    def _get_fusion(self, reader: Reader, call: Call) -> Message:
+        opened, name = self._reading(reader, call), reader.text("name")
+        reader.done()
+        return {"data": opened().fusion_bytes(name)}
+
+    def _put_fusion(self, reader: Reader, call: Call) -> Message:
+        opened, name, data = self._writing(reader, call), reader.text("name"), reader.data("data")
+        reader.done()
+        opened().put_fusion_bytes(name, data)
+        return {}
+
+    def _delete_fusion(self, reader: Reader, call: Call) -> Message:
+        opened, name = self._writing(reader, call), reader.text("name")
+        reader.done()
+        opened().delete_fusion(name)
+        return {}
 
     def _collect(self, reader: Reader, call: Call) -> Message:
         name, dry_run = self._name(reader, call), reader.flag("dry_run", False)

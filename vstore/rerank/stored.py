@@ -89,16 +89,7 @@ class FusionShelf:
             InvalidSetting: it is no learned fusion, no name, or the name is taken.
             StorageError: the store failed.
         """
-        from vstore.rerank.learned import LearnedFusion
-
-        if not isinstance(fusion, LearnedFusion):
-            raise InvalidSetting(
-                f"save_fusion got a {type(fusion).__name__}; it stores what rerank.learned.train returns"
-            )
-        signals = {signal: _describe(made) for signal, made in fusion.signals.items()}
-        self.put_bytes(
-            name, encode_frame(MAGIC, pack({**fusion.described(), "signals": list(signals.items())}))
-        )
+        self.put_bytes(name, encode_fusion(fusion))
 
     def put_bytes(self, name: str, data: bytes) -> None:
         """Store what `get_bytes` returned.
@@ -181,6 +172,22 @@ class FusionShelf:
         with self._lock:
             self._read.clear()
             self._made.clear()
+
+
+def encode_fusion(fusion: LearnedFusion) -> bytes:
+    """Return a fusion as it is stored.
+
+    Raises:
+        InvalidSetting: it is no learned fusion.
+    """
+    from vstore.rerank.learned import LearnedFusion
+
+    if not isinstance(fusion, LearnedFusion):
+        raise InvalidSetting(
+            f"save_fusion got a {type(fusion).__name__}; it stores what rerank.learned.train returns"
+        )
+    signals = {signal: _describe(made) for signal, made in fusion.signals.items()}
+    return encode_frame(MAGIC, pack({**fusion.described(), "signals": list(signals.items())}))
 
 
 def decode(data: bytes, where: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def import_export(
             raise CorruptData(f"{folder / ROWS} holds {n_done} rows; {export.n_rows} were exported")
         collection.flush()
         for name, data in export.fusions.items():
-            collection._fusions().put_bytes(name, data)
+            collection.put_fusion_bytes(name, data)
     except BaseException:
         # A part of a collection under the whole one's name would pass for it.
         with suppress(VstoreError):
