@@ -31,7 +31,12 @@ def tiny(kind: str, **settings: Any) -> Any:
         max_position_embeddings=80, num_labels=1, pad_token_id=1, initializer_range=0.4,
         type_vocab_size=2 if kind == "bert" else 1, **settings,
     )  # fmt: skip
-    return getattr(transformers, f"{KINDS[kind]}ForSequenceClassification")(config).eval()
+    model = getattr(transformers, f"{KINDS[kind]}ForSequenceClassification")(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(std=0.5)
+    return model
 
 
 def pairs_of(kind: str, lengths: list[int]) -> list[dict[str, list[int]]]:
@@ -47,7 +52,7 @@ def pairs_of(kind: str, lengths: list[int]) -> list[dict[str, list[int]]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_it_equals_the_plain_model(kind: str, n_threads: int) -> None:
+def test_it_equals_the_plain_model(kind: str, n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = tiny(kind), pairs_of(kind, [70, 40, 40, 40, 17, 3, 3, 2])
     with torch.no_grad():
         wanted = [model(**{n: torch.tensor([v]) for n, v in pair.items()}).logits.item() for pair in pairs]
@@ -64,6 +69,9 @@ def test_it_equals_the_plain_model(kind: str, n_threads: int) -> None:
     np.testing.assert_allclose(packed.forward(pairs[5:]), wanted[5:], atol=1e-4)
     order = np.random.default_rng(2).permutation(len(pairs)).tolist()
     np.testing.assert_allclose(packed.forward([pairs[i] for i in order]), np.take(wanted, order), atol=1e-4)
+    monkeypatch.setattr("vstore.rerank.packed.PART_TOKENS", 50)
+    assert len(packed._parts(pairs)) >= 4, "this should take several parts"
+    np.testing.assert_allclose(packed.forward(pairs), wanted, atol=1e-4)
 
 
 def test_a_model_that_is_trained_meanwhile_is_taken_anew(tmp_path: Path) -> None:

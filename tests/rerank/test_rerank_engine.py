@@ -281,7 +281,7 @@ def test_an_idle_worker_ends_and_the_next_call_starts_another(monkeypatch: pytes
     monkeypatch.setattr("vstore.rerank.engine.IDLE_S", 0.01)
     engine = Engine("m", lambda p: np.array(p, dtype=np.float32), BatchLimits())
     engine.run(pairs_of([1]), Work())
-    until(lambda: engine._worker is None)
+    until(lambda: not engine._workers)
     pairs = pairs_of([2])
     engine.run(pairs, Work())
     assert scores_of(pairs) == [2]

@@ -105,6 +105,7 @@ class CrossEncoderReranker(PairReranker):
             scorer.forward,
             BatchLimits(tokens=batch_tokens, pairs=batch_size, pads=scorer.pads),
             is_out_of_memory=is_out_of_memory,
+            n_workers=1 if scorer.pads else 2,
         )
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
-"""Batches across concurrent queries: one model, one worker, buckets by token count, a bounded queue.
+"""Batches across concurrent queries: one model, one queue, buckets by token count, a bounded queue.
 
-A call hands in its pairs with their token counts and waits. The worker forms each batch around the
+A call hands in its pairs with their token counts and waits. A worker forms each batch around the
 longest pair of the call that has waited longest, so that every call moves on with every batch and none
 starves, and fills it with pairs of like length of any call. While the device works on one batch, threads
 decode the images of the next.
@@ -113,7 +113,7 @@ def choose(calls: Sequence[Sequence[Pair]], limits: BatchLimits) -> list[Pair]:
 
 
 class Engine:
-    """Scores pairs of many threads on one worker. Made by a model; `run` is safe to call from any thread.
+    """Scores pairs of many threads. Made by a model; `run` is safe to call from any thread.
 
     Args:
         name: the model's, for messages and the threads' names.
@@ -121,6 +121,8 @@ class Engine:
         limits: of the batches and the queue.
         decode: payload -> what `forward` takes; runs on threads, and what it raises fails its pair alone.
         n_decode_threads: of them.
+        n_workers: batches in `forward` at once; 2 where it divides a batch over threads of its own, so that
+            none waits for the last of a batch. One is right for a device.
         is_out_of_memory: whether an error of `forward` means that the batch was too large.
     """
 
@@ -132,6 +134,7 @@ class Engine:
         *,
         decode: Decode | None = None,
         n_decode_threads: int = 4,
+        n_workers: int = 1,
         is_out_of_memory: Callable[[BaseException], bool] = lambda error: isinstance(error, MemoryError),
     ) -> None:
         self.name = name
@@ -139,13 +142,14 @@ class Engine:
         self._forward = forward
         self._decode = decode
         self._n_decode_threads = n_decode_threads
+        self._n_workers = n_workers
         self._is_out_of_memory = is_out_of_memory
         self._changed = threading.Condition()
         self._calls: list[_Call] = []
         self._owner: dict[int, _Call] = {}
         self._waiting: deque[object] = deque()
         self._n_pending = 0
-        self._worker: threading.Thread | None = None
+        self._workers: set[threading.Thread] = set()
 
     def run(self, pairs: Sequence[Pair], work: Work) -> None:
         """Score pairs in place, and say in `work` what it took; a pair that failed has its `error`.
@@ -195,9 +199,10 @@ class Engine:
         self._calls.append(call)
         for pair in call.pairs:
             self._owner[id(pair)] = call
-        if self._worker is None:
-            self._worker = threading.Thread(target=self._work, name=f"rerank {self.name}", daemon=True)
-            self._worker.start()
+        if len(self._workers) < self._n_workers:
+            worker = threading.Thread(target=self._work, name=f"rerank {self.name}", daemon=True)
+            self._workers.add(worker)
+            worker.start()
         self._changed.notify_all()
 
     def _drop(self, call: _Call) -> None:
@@ -219,7 +224,7 @@ class Engine:
             if batch or not wait:
                 break
             if not self._changed.wait(IDLE_S) and not self._calls:
-                self._worker = None
+                self._workers.discard(threading.current_thread())
                 return []
         now_s = time.perf_counter()
         for pair in batch:
@@ -261,7 +266,7 @@ class Engine:
     def _give_up(self, error: BaseException) -> None:
         # Nobody may wait for a worker that is gone.
         with self._changed:
-            self._worker = None
+            self._workers.discard(threading.current_thread())
             for call in tuple(self._calls):
                 for pair in call.pairs:
                     if pair.score != pair.score:

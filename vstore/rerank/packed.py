@@ -1,11 +1,18 @@
 """BERT-like encoders on a CPU without padding, reading off the first token alone.
 
-The tokens of all pairs of a batch lie one after another, so the matrix products never see padding, and
-attention runs over runs of equal length. The last layer is computed for the first token of each pair,
-which is all that the head reads. Intermediate arrays are kept from batch to batch: fresh ones of megabytes
-cost a page fault for every 4 KiB. A batch is divided over threads that compute alone: threads that share
-each matrix product wait for one another after every one. Scores equal those of the transformers model to
-float32 rounding.
+The tokens of several pairs lie one after another, so the matrix products never see padding, and attention runs
+over runs of equal length. A batch is cut into parts, which threads take one after another and compute alone:
+threads that share each matrix product wait for one another after every one. What the head does not read is
+not computed, and what the formulas cancel is not either:
+
+- The last layer is computed for the first token of each pair. Its query needs no keys and values: q (K x) is
+  (q K) x, and the sum of p (V x) is V (the sum of p x), so that two products over all tokens become two over
+  the heads.
+- A key's bias adds the same to all of a query's scores, which softmax takes away. A value's bias comes out of
+  attention as it went in, because its weights add up to 1, and is added once behind the next product.
+- Products are added to what they are to be added to, in place: the residual, with the bias.
+
+Scores equal those of the transformers model to float32 rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +20,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -21,8 +30,8 @@ import numpy as np
 from vstore.rerank.torch_parts import alone_library, compute_alone
 from vstore.types import Float32s
 
-CHUNK_TOKENS = 512
-"""Tokens that the wide layer takes at once, so that its output is still in the processor's cache."""
+PART_TOKENS = 1024
+"""Tokens of a part, about: more would leave the processor's cache, fewer would read the weights too often."""
 TRUNKS = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta"}
 """The encoder's name in a classification model, by the kind of model."""
 
@@ -50,7 +59,9 @@ class PackedEncoder:
         self._n_heads = int(config.num_attention_heads)
         self._wide = int(config.intermediate_size)
         self._first_position = int(config.pad_token_id) + 1 if self._roberta else 0
-        self._layers = [_Layer(torch, layer) for layer in trunk.encoder.layer]
+        *layers, last = trunk.encoder.layer
+        self._layers = [_Layer(torch, layer) for layer in layers]
+        self._last = _LastLayer(last)
         self._kept = threading.local()
         self.n_threads = int(torch.get_num_threads())
         self._threads: ThreadPoolExecutor | None = None
@@ -73,17 +84,26 @@ class PackedEncoder:
         )
 
     def forward(self, pairs: Sequence[dict[str, list[int]]]) -> Float32s:
-        """Return float32[n], the raw logits.
+        """Return float32[n], the raw logits. Several threads may call it; they share the threads here.
 
         Args:
             pairs: `input_ids`, and `token_type_ids` where the tokenizer gives them, of each pair.
         """
-        if self._threads is None or len(pairs) == 1:
-            return self._scored(pairs)
-        parts = np.array_split(np.arange(len(pairs)), min(self.n_threads, len(pairs)))
+        parts = self._parts(pairs)
+        if self._threads is None or len(parts) == 1:
+            return np.concatenate([self._scored(part) for part in parts])
+        return np.concatenate(list(self._threads.map(self._scored, parts)))
+
+    def _parts(self, pairs: Sequence[dict[str, list[int]]]) -> list[list[dict[str, list[int]]]]:
+        """Return the pairs in parts of about as many tokens each, as many as keep every thread busy."""
+        ends = np.cumsum([len(pair["input_ids"]) for pair in pairs])
+        n_threads = 1 if self._threads is None else self.n_threads
+        n_rounds = -(-int(ends[-1]) // (PART_TOKENS * n_threads))
         # Neighbours in length stay together, as the batch comes sorted.
-        found = self._threads.map(self._scored, [[pairs[i] for i in part] for part in parts])
-        return np.concatenate(list(found))
+        parts = (np.concatenate([[0], ends[:-1]]) * n_rounds * n_threads // ends[-1]).tolist()
+        return [
+            [pair for _, pair in part] for _, part in groupby(zip(parts, pairs, strict=True), itemgetter(0))
+        ]
 
     def _scored(self, pairs: Sequence[dict[str, list[int]]]) -> Float32s:
         torch = self._torch
@@ -95,86 +115,59 @@ class PackedEncoder:
                 if name in pairs[0]
             }
             positions = [self._first_position + i for length in lengths for i in range(length)]
-            embedded = self._embeddings(position_ids=torch.tensor([positions]), **flat)
-            first = self._encode(embedded.view(-1, self._width), lengths).unsqueeze(1)
-            pooled = first if self._roberta else self._pooler(first)
+            tokens = self._embeddings(position_ids=torch.tensor([positions]), **flat)[0]
+            runs, row, first = [], 0, 0
+            for length, same in groupby(lengths):
+                n = len(list(same))
+                runs.append(_Run(slice(row, row + n * length), slice(first, first + n), length))
+                row, first = row + n * length, first + n
+            for layer in self._layers:
+                tokens = self._finish(layer, tokens, self._attended(layer, tokens, runs))
+            firsts = self._last_layer(tokens, runs).unsqueeze(1)
+            pooled = firsts if self._roberta else self._pooler(firsts)
             scores: Float32s = self._model.classifier(pooled)[:, 0].numpy()
         return scores
 
-    def _encode(self, tokens: Any, lengths: Sequence[int]) -> Any:
-        """Return float32[n, width]: the last hidden state of each pair's first token."""
+    def _attended(self, layer: _Layer, tokens: Any, runs: Sequence[_Run]) -> Any:
+        """Return float32[tokens, width]: what each token's attention gathered, before the values' bias."""
         torch = self._torch
-        runs = [(length, len(list(same))) for length, same in groupby(lengths)]
-        rows, position = [], 0
-        for length in lengths:
-            rows.append(position)
-            position += length
-        firsts = torch.tensor(rows)
         projected = self._space("projected", len(tokens), 3 * self._width)
-        attended = self._space("attended", len(tokens), self._width)
-        for layer in self._layers[:-1]:
-            torch.addmm(layer.qkv_bias, tokens, layer.qkv, out=projected)
-            self._attend(projected, runs, attended)
-            tokens = self._finish(layer, tokens, attended)
-        layer = self._layers[-1]
-        # Keys and values of all tokens, but the query of the first alone.
-        width = self._width
-        keys_values = projected.view(-1)[: len(tokens) * 2 * width].view(-1, 2 * width)
-        torch.addmm(layer.qkv_bias[width:], tokens, layer.qkv[:, width:], out=keys_values)
-        tokens = tokens[firsts]
-        asked = torch.addmm(layer.qkv_bias[:width], tokens, layer.qkv[:, :width])
-        attended = attended[: len(tokens)]
-        self._attend_first(asked, keys_values, runs, attended)
-        return self._finish(layer, tokens, attended)
+        torch.mm(tokens, layer.qkv, out=projected)
+        projected[:, : self._width].add_(layer.query_bias)
+        found = []
+        for run in runs:
+            parts = projected[run.tokens].view(run.n, run.length, 3, self._n_heads, -1).permute(2, 0, 3, 1, 4)
+            gathered = torch.nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+            found.append(gathered.transpose(1, 2).reshape(-1, self._width))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _attend(self, projected: Any, runs: Sequence[tuple[int, int]], out: Any) -> None:
-        attention = self._torch.nn.functional.scaled_dot_product_attention
-        start = 0
-        for length, n in runs:
-            stop = start + n * length
-            parts = projected[start:stop].view(n, length, 3, self._n_heads, -1).permute(2, 0, 3, 1, 4)
-            found = attention(parts[0], parts[1], parts[2])
-            out[start:stop].view(n, length, self._n_heads, -1).copy_(found.transpose(1, 2))
-            start = stop
+    def _last_layer(self, tokens: Any, runs: Sequence[_Run]) -> Any:
+        """Return float32[n, width]: the last hidden state of each pair's first token."""
+        torch, layer = self._torch, self._last
+        firsts = torch.cat([tokens[run.tokens][:: run.length] for run in runs])
+        shape = (self._n_heads, -1, self._width)
+        queries = torch.addmm(layer.query_bias, firsts, layer.query.T).view(len(firsts), self._n_heads, -1)
+        asked = torch.einsum("nhd,hdw->nhw", queries, layer.key.view(shape)) * queries.shape[-1] ** -0.5
+        found = []
+        for run in runs:
+            own = tokens[run.tokens].view(run.n, run.length, self._width)
+            weights = torch.softmax(torch.bmm(asked[run.firsts], own.transpose(1, 2)), dim=-1)
+            mixed = torch.bmm(weights, own)
+            found.append(
+                torch.einsum("nhw,hdw->nhd", mixed, layer.value.view(shape)).reshape(-1, self._width)
+            )
+        return self._finish(layer, firsts, torch.cat(found))
 
-    def _attend_first(self, asked: Any, keys_values: Any, runs: Sequence[tuple[int, int]], out: Any) -> None:
-        attention = self._torch.nn.functional.scaled_dot_product_attention
-        start = row = 0
-        for length, n in runs:
-            stop = start + n * length
-            queries = asked[row : row + n].view(n, 1, self._n_heads, -1).transpose(1, 2)
-            parts = keys_values[start:stop].view(n, length, 2, self._n_heads, -1).permute(2, 0, 3, 1, 4)
-            out[row : row + n].copy_(attention(queries, parts[0], parts[1]).reshape(n, -1))
-            start, row = stop, row + n
-
-    def _finish(self, layer: _Layer, tokens: Any, attended: Any) -> Any:
-        """Return the layer's output; `tokens` is its input, and both are free afterwards."""
+    def _finish(self, layer: _Finish, tokens: Any, attended: Any) -> Any:
+        """Return the layer's output; `tokens` is its input, which is overwritten."""
         torch = self._torch
-        summed = self._space("summed", len(tokens), self._width)
-        torch.addmm(layer.out_bias, attended, layer.out, out=summed)
-        tokens = self._normed(layer.attention_norm, summed.add_(tokens), "between")
-        for start in range(0, len(tokens), CHUNK_TOKENS):
-            some = tokens[start : start + CHUNK_TOKENS]
-            wide = self._space("wide", len(some), self._wide)
-            torch.addmm(layer.up_bias, some, layer.up, out=wide)
-            torch.ops.aten.gelu_(wide)
-            torch.addmm(layer.down_bias, wide, layer.down, out=summed[start : start + CHUNK_TOKENS])
-        return self._normed(layer.output_norm, summed.add_(tokens), "tokens")
-
-    def _normed(self, norm: Any, rows: Any, name: str) -> Any:
-        out = self._space(name, *rows.shape)
-        mean, spread = (self._space(f"{name} {moment}", len(rows), 1) for moment in ("mean", "spread"))
-        self._torch.ops.aten.native_layer_norm.out(
-            rows,
-            norm.normalized_shape,
-            norm.weight,
-            norm.bias,
-            norm.eps,
-            out0=out,
-            out1=mean,
-            out2=spread,
-        )
-        return out
+        tokens.add_(layer.out_bias).addmm_(attended, layer.out)
+        tokens = layer.attention_norm(tokens)
+        wide = self._space("wide", len(tokens), self._wide)
+        torch.addmm(layer.up_bias, tokens, layer.up, out=wide)
+        torch.ops.aten.gelu_(wide)
+        tokens.add_(layer.down_bias).addmm_(wide, layer.down)
+        return layer.output_norm(tokens)
 
     def _space(self, name: str, n_rows: int, n_columns: int) -> Any:
         """Return float32[n_rows, n_columns] that an earlier batch may have used."""
@@ -185,20 +178,52 @@ class PackedEncoder:
         return kept[: n_rows * n_columns].view(n_rows, n_columns)
 
 
-class _Layer:
-    """One layer's weights, transposed views for `addmm`."""
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Neighbouring pairs of one length: which rows are theirs, of the tokens and of the first tokens."""
 
-    def __init__(self, torch: Any, layer: Any) -> None:
-        attention = layer.attention.self
-        parts = (attention.query, attention.key, attention.value)
-        together = torch.cat([part.weight.detach() for part in parts])
-        self.qkv = together.T
-        self.qkv_bias = torch.cat([part.bias.detach() for part in parts])
-        self.out, self.out_bias = _linear(layer.attention.output.dense)
-        self.attention_norm = layer.attention.output.LayerNorm
+    tokens: slice
+    firsts: slice
+    length: int
+
+    @property
+    def n(self) -> int:
+        return int(self.firsts.stop - self.firsts.start)
+
+
+class _Finish:
+    """The weights behind attention, transposed views for `addmm`; the values' bias is in `out_bias`."""
+
+    def __init__(self, layer: Any) -> None:
+        attention = layer.attention
+        self.query_bias = attention.self.query.bias.detach()
+        dense = attention.output.dense
+        self.out, out_bias = _linear(dense)
+        self.out_bias = out_bias + dense.weight.detach() @ attention.self.value.bias.detach()
+        self.attention_norm = attention.output.LayerNorm
         self.up, self.up_bias = _linear(layer.intermediate.dense)
         self.down, self.down_bias = _linear(layer.output.dense)
         self.output_norm = layer.output.LayerNorm
+
+
+class _Layer(_Finish):
+    """One layer's weights; those of query, key and value are copied into one matrix."""
+
+    def __init__(self, torch: Any, layer: Any) -> None:
+        super().__init__(layer)
+        parts = (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value)
+        self.qkv = torch.cat([part.weight.detach() for part in parts]).T
+
+
+class _LastLayer(_Finish):
+    """The last layer's weights, as they are."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        parts = layer.attention.self
+        self.query, self.key, self.value = (
+            part.weight.detach() for part in (parts.query, parts.key, parts.value)
+        )
 
 
 def _linear(module: Any) -> tuple[Any, Any]:

@@ -71,6 +71,7 @@ class ClassificationScorer:
         self.model = model.eval().to(device)
         self._device = device
         self._packed: PackedEncoder | None = None
+        self._packing = threading.Lock()
         self._packed_weights: list[tuple[int, int]] = []
         self.pads = not PackedEncoder.supports(self.model)
         self.max_length = _max_length(max_length, self.tokenizer, config)
@@ -105,12 +106,13 @@ class ClassificationScorer:
 
     def _without_padding(self) -> PackedEncoder | None:
         """Return the model without padding, made anew where training has changed the weights since."""
-        weights = [(id(weight), weight._version) for weight in self.model.parameters()]
-        if weights != self._packed_weights:
-            supported = PackedEncoder.supports(self.model)
-            self._packed = PackedEncoder(self._torch, self.model) if supported else None
-            self._packed_weights = weights
-        return self._packed
+        with self._packing:
+            weights = [(id(weight), weight._version) for weight in self.model.parameters()]
+            if weights != self._packed_weights:
+                supported = PackedEncoder.supports(self.model)
+                self._packed = PackedEncoder(self._torch, self.model) if supported else None
+                self._packed_weights = weights
+            return self._packed
 
     def logits(self, pairs: list[dict[str, list[int]]]) -> Any:
         """Return a float32 tensor [n] of raw logits, with gradients where they are on."""
