@@ -10,7 +10,7 @@ from vstore.handle import Handle
 from vstore.rerank.stored import FusionShelf
 
 if TYPE_CHECKING:
-    from vstore.rerank.learned import LearnedFusion
+    from vstore.rerank.stored import Fusion
 
 
 class StoredFusions(Handle):
@@ -18,14 +18,14 @@ class StoredFusions(Handle):
 
     _shelf: FusionShelf | None = None
 
-    def save_fusion(self, name: str, fusion: LearnedFusion) -> None:
-        """Store a learned fusion with the collection: `search(rerank="fusion:NAME")` applies it.
+    def save_fusion(self, name: str, fusion: Fusion) -> None:
+        """Store a fusion with the collection: `search(rerank="fusion:NAME")` applies it.
 
         Of signals that are models the names alone are stored; `fusion` takes the models.
 
         Args:
             name: as names of collections are.
-            fusion: what `vstore.rerank.learned.train` returned.
+            fusion: what `vstore.rerank.learned.train` returned, or a weighted `FusionReranker`.
 
         Raises:
             InvalidSetting: it is something else, or the name is taken or none.
@@ -34,7 +34,7 @@ class StoredFusions(Handle):
         with self._writing():
             self._fusions().put(name, fusion)
 
-    def fusion(self, name: str, signals: Mapping[str, Any] | None = None) -> LearnedFusion:
+    def fusion(self, name: str, signals: Mapping[str, Any] | None = None) -> Fusion:
         """Return a stored fusion.
 
         Args:
@@ -44,7 +44,7 @@ class StoredFusions(Handle):
         Raises:
             InvalidSetting: there is none of that name, or a signal is missing.
             CorruptData: it is damaged.
-            MissingDependency: lightgbm cannot be imported.
+            MissingDependency: it is a learned one, and lightgbm cannot be imported.
             StorageError: the store failed.
         """
         return self._fusions().get(name, signals or {})

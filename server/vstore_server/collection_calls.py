@@ -39,7 +39,7 @@ from vstore_server.codec import Limits, Message
 from vstore_server.messages import read_value
 
 if TYPE_CHECKING:
-    from vstore.rerank.learned import LearnedFusion
+    from vstore.rerank.stored import Fusion
 
 T = TypeVar("T")
 PART_BYTES = 4 << 20
@@ -206,7 +206,7 @@ class CollectionCalls:
         message = write_message({**self._to_write(), "name": name, "data": data})
         return Call("PutFusion", message, lambda answer: None, repeatable=False)
 
-    def save_fusion(self, name: str, fusion: LearnedFusion) -> Call[None]:
+    def save_fusion(self, name: str, fusion: Fusion) -> Call[None]:
         """As `vstore.Collection.save_fusion`."""
         return self.put_fusion_bytes(name, encode_fusion(fusion))
 

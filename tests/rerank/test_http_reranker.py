@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
 import threading
@@ -45,6 +46,9 @@ class Server(http.server.BaseHTTPRequestHandler):
             if failure == "hang up":
                 self.connection.close()
                 return
+            if failure == "trickle":
+                self._trickle()
+                return
             if isinstance(failure, threading.Event):
                 failure.wait(20)
             else:
@@ -71,6 +75,16 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def _trickle(self) -> None:
+        """Send pieces, each in good time, until the other side has enough."""
+        self.send_response(200)
+        self.send_header("Content-Length", "100000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                self.wfile.write(b" ")
+                threading.Event().wait(0.02)
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -210,6 +224,24 @@ def test_a_deadline_ends_the_request(url: str) -> None:
     let_go.set()
     assert ranked == hits
     assert report.deadline_passed
+
+
+def test_an_answer_that_never_ends_is_given_up(url: str) -> None:
+    Server.failures.append("trickle")
+    with pytest.raises(RerankError, match="did not end in time"):
+        HTTPReranker(url, timeout_s=0.3, n_retries=0).score("abc", documents())
+
+
+def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("secret\nkey", "secret\u20ac", "secret\0"):
+        if "\0" not in key:  # No environment can hold that.
+            monkeypatch.setenv("RERANK_KEY", key)
+            with pytest.raises(InvalidSetting, match="'Authorization'") as info:
+                HTTPReranker("http://x", api_key_env="RERANK_KEY")
+            assert "secret" not in str(info.value)
+        with pytest.raises(InvalidSetting, match="'X-Token'") as info:
+            HTTPReranker("http://x", headers={"X-Token": key})
+        assert "secret" not in str(info.value)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vstore.errors import InvalidInput, InvalidSetting
+import vstore
+from vstore.errors import CorruptData, InvalidInput, InvalidSetting
 from vstore.rerank import LexicalReranker, apply, as_stages, document_text
 from vstore.rerank.tokens import tokenize
+from vstore.rerank.word_counts import WordCounts, count_words
 from vstore.testing.reranker_suite import WORDS
 from vstore.types import Candidate, Hit
 
@@ -146,3 +148,72 @@ def test_its_stage_blends_half_of_the_vector_score() -> None:
     assert [hit.id for hit in ranked] == [0, 1, 2]
     assert ranked[0].score == 1.0
     assert ranked[1].score == pytest.approx(0.5 * 0.7 / 0.8)
+
+
+def notes_of(texts: list[str | None]) -> vstore.Collection:
+    notes = vstore.connect("memory://").create_collection("notes", dim=2, fields={"title": "str", "n": "int"})
+    rows = [{"title": f"title {i}", "n": i} for i in range(len(texts))]
+    notes.upsert(list(range(len(texts))), [[1.0, i] for i in range(len(texts))], rows, texts)
+    return notes
+
+
+def test_rarity_and_mean_length_are_those_of_the_collection() -> None:
+    texts = ["open archive", "open socket", "open file of an archive", "the old socket", None]
+    reranker = LexicalReranker.of(notes_of(texts))
+    assert reranker.counts == count_words(texts)
+    assert reranker.counts is not None
+    assert reranker.counts.documents_with["open"] == 3
+    assert reranker.counts.n_documents == 4
+    kept = [text for text in texts if text is not None]
+    np.testing.assert_allclose(
+        reranker.score("open archive", candidates(*kept)), bm25("open archive", kept, 1.2, 0.75), rtol=1e-5
+    )
+    # A document's score is its own, whatever is scored beside it.
+    alone = [reranker.score("open archive", candidates(text))[0] for text in kept]
+    np.testing.assert_array_equal(alone, reranker.score("open archive", candidates(*kept)))
+    assert LexicalReranker().score("open archive", candidates("open")) != alone[1]
+
+
+def test_fields_and_filter_say_what_is_counted_and_later_rows_are_not() -> None:
+    notes = notes_of(["archive", "socket", "file"])
+    reranker = LexicalReranker.of(notes, ["title"], filter={"n": {"$lt": 2}})
+    assert reranker.counts is not None
+    assert dict(reranker.counts.documents_with) == {"title": 2, "0": 1, "1": 1, "archive": 1, "socket": 1}
+    assert reranker.counts.mean_length == 3
+    before = reranker.score("archive", candidates("archive"))
+    notes.upsert([9], [[1, 9]], None, ["archive archive archive"])
+    assert reranker.score("archive", candidates("archive")) == before
+    seen: list[tuple[int, int]] = []
+    LexicalReranker.of(notes, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (4, 4)
+
+
+def test_words_that_are_left_out_count_as_common_as_the_rarest_that_is_kept() -> None:
+    texts = ["a b", "a b", "a c", "a d"]
+    counts = count_words(texts, max_words=2)
+    assert dict(counts.documents_with) == {"a": 4, "b": 2}
+    assert counts.n_left_out == 2
+    assert [counts.with_word(word) for word in ("a", "b", "c", "nowhere")] == [4, 2, 2, 2]
+    assert count_words(texts).with_word("nowhere") == 0
+    assert count_words(reversed(texts)) == count_words(texts)
+
+
+def test_counts_of_nothing_score_nothing_and_wrong_ones_are_refused() -> None:
+    empty = count_words([])
+    assert LexicalReranker(counts=empty).score("archive", candidates("archive")).tolist() == [
+        pytest.approx(math.log(2) * 2.2 / (1 + 1.2 * (0.25 + 0.75)))
+    ]
+    with pytest.raises(InvalidSetting, match="max_words is 0"):
+        count_words([], max_words=0)
+    with pytest.raises(InvalidSetting, match="counts is a dict"):
+        LexicalReranker(counts={})  # type: ignore[arg-type]
+    with pytest.raises(InvalidSetting, match="do not fit together"):
+        WordCounts(1, 1, {"a": 2})
+
+
+def test_counts_are_made_again_from_plain_values_or_refused() -> None:
+    counts = count_words(["a b", "b c"], max_words=2)
+    assert WordCounts.of(counts.described(), "here") == counts
+    for wrong in ({"counts": [1]}, {"counts": [0, 1]}, {"n_documents": 1}, {"words": None}):
+        with pytest.raises(CorruptData, match="here"):
+            WordCounts.of({**counts.described(), **wrong}, "here")

@@ -10,10 +10,11 @@ import pytest
 
 import vstore
 from vstore.errors import CorruptData, InvalidSetting, RerankError
+from vstore.format.frame import encode_frame, pack
 from vstore.rerank import LexicalReranker, Rerank
-from vstore.rerank.fusion import FirstStage, Popularity, Recency
+from vstore.rerank.fusion import FirstStage, FusionReranker, Popularity, Recency
 from vstore.rerank.learned import LearnedFusion, RankedQuery, train
-from vstore.rerank.stored import StoredFusion
+from vstore.rerank.stored import MAGIC, StoredFusion, decode
 from vstore.types import Candidate
 
 pytest.importorskip("lightgbm", reason="needs the learn extra: pip install 'vstore[learn]'")
@@ -115,6 +116,49 @@ def test_signals_that_are_values_are_made_again_and_models_have_to_be_given(
     assert (words.fields, words.k1, words.b) == (("clicks",), 1.0, 0.5)
     assert found.signals["age"].half_life_days == 30.0
     assert notes.fusion("all", {"model": model}) is found, "the trees are read once"
+
+
+def test_a_weighted_fusion_keeps_its_weights_and_the_words_that_it_counted(
+    database: vstore.Database, tmp_path: Path
+) -> None:
+    notes = filled(database)
+    words = LexicalReranker.of(notes, k1=1.0)
+    signals = {"vector": (FirstStage(), 0.4), "words": (words, 0.6), "clicks": (Popularity("clicks"), 0.5)}
+    fusion = FusionReranker(signals, "z_score")
+    notes.save_fusion("best", fusion)
+    query = {"k": N, "query_document": "text 7"}
+    wanted = notes.search([1, 0], rerank=fusion, **query)
+    assert wanted.ids != order(notes, None)
+    again = database.collection("notes")
+    found = again.search([1, 0], rerank="fusion:best", **query)
+    assert found.ids == wanted.ids
+    assert [hit.score for hit in found] == [hit.score for hit in wanted]
+    made = again.fusion("best")
+    assert isinstance(made, FusionReranker)
+    assert (made.how, made.weights) == ("z_score", {"vector": 0.4, "words": 0.6, "clicks": 0.5})
+    assert made.members["words"].counts == words.counts
+    assert database.verify("notes").ok
+    database.export("notes", tmp_path / "out")
+    copy = database.import_collection(tmp_path / "out", "copy")
+    assert copy.search([1, 0], rerank="fusion:best", **query).ids == wanted.ids
+
+
+def test_a_weighted_fusion_of_a_model_takes_the_model(database: vstore.Database) -> None:
+    def model(query: Any, documents: Any) -> list[float]:
+        return [float(d.id) for d in documents]
+
+    notes = filled(database)
+    notes.save_fusion("both", FusionReranker({"model": (model, 1.0), "vector": (FirstStage(), 0.1)}))
+    with pytest.raises(InvalidSetting, match="signal 'model', a model"):
+        order(notes, "fusion:both")
+    assert order(notes, notes.fusion("both", {"model": model}))[0] == N - 1
+
+
+def test_weights_that_fit_no_signals_are_damage() -> None:
+    signals = [["vector", {"kind": "vector"}]]
+    for wrong in ({"how": "rrf", "weights": []}, {"how": 3, "weights": [1.0]}, {}):
+        with pytest.raises(CorruptData):
+            decode(encode_frame(MAGIC, pack({"signals": signals, **wrong})), "here")
 
 
 def test_damage_is_found_by_who_applies_it_and_by_verify(

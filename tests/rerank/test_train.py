@@ -14,6 +14,8 @@ import vstore
 from vstore.errors import CorruptData, InvalidInput, InvalidSetting
 from vstore.rerank import CrossEncoderReranker, LexicalReranker, VisionLanguageReranker
 from vstore.rerank.train import LoRA, PhotoAugment, TrainQuery, TrainResult, TrainSettings, fine_tune, mine
+from vstore.rerank.train.batches import Sampler
+from vstore.rerank.train.trainable import TextTrainable
 from vstore.types import Candidate
 
 torch = pytest.importorskip("torch")
@@ -392,3 +394,38 @@ def test_settings_outside_their_limits(wrong: dict[str, Any]) -> None:
         TrainSettings(**wrong)
     with pytest.raises(InvalidSetting, match="rank"):
         LoRA(rank=0)
+
+
+def test_tokens_that_are_remembered_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vstore.rerank.train.trainable.KNOWN_PAIRS", 3)
+    made = TextTrainable(CrossEncoderReranker(save_bert(tmp_path)))
+    documents = [Candidate(i, text, None, {}) for i, text in enumerate(["open", "file", "archive", "of"])]
+    first = [made.prepare("open", document, 0) for document in documents]
+    assert len(made._known) == 3
+    assert made.prepare("open", documents[3], 0) is first[3]
+    assert made.prepare("open", documents[0], 0) == first[0], "forgotten, and encoded again"
+
+
+def test_an_epoch_is_drawn_once_and_a_pass_does_not_depend_on_those_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Pairs:
+        def prepare(self, query: Any, document: Candidate, version: int) -> Any:
+            return query, document.id
+
+    mined = mine(shelf(), queries(), depth=20)
+    drawn: list[int] = []
+    epoch = Sampler._epoch
+
+    def counted(self: Sampler, number: int) -> list[list[int]]:
+        drawn.append(number)
+        return epoch(self, number)
+
+    monkeypatch.setattr(Sampler, "_epoch", counted)
+    made: Any = Pairs()
+    sampler = Sampler(mined, made, QUICK, augmented=False)
+    n = sampler.n_in_epoch
+    passes = [sampler.batch(number) for number in range(2 * n)]
+    assert drawn == [0, 1]
+    assert sampler.batch(1) == passes[1]
+    assert Sampler(mined, made, QUICK, augmented=False).batch(2 * n - 1) == passes[-1]

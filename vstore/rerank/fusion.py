@@ -115,7 +115,9 @@ class FusionReranker:
             any(weight > 0 for _, weight in self._signals.values()),
             "every weight is 0; one signal at least must count",
         )
-        self.how = how
+        self.how: How = how
+        self.members = {name: signal for name, (signal, _) in self._signals.items()}
+        self.weights = {name: weight for name, (_, weight) in self._signals.items()}
         self.name = f"fusion ({how}) of {', '.join(signals)}"
 
     def score(self, query: Any, documents: Sequence[Candidate]) -> Float32s:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -120,6 +121,12 @@ class HTTPReranker:
             key = os.environ.get(api_key_env, "").strip()
             require(bool(key), f"api_key_env is {api_key_env!r}, and the environment has no such variable")
             self._headers["Authorization"] = f"Bearer {key}"
+        for name, value in self._headers.items():
+            # http.client would refuse it too, with the value in its message.
+            require(
+                isinstance(value, str) and value.isascii() and value.isprintable(),
+                f"the value of the header {name!r} holds what no header can; it must be printable ASCII",
+            )
         self._reader: ImageReader | None = None
         self._image_limits = images
 
@@ -228,10 +235,11 @@ class HTTPReranker:
             http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         )
         connection = kind(self._host, self._port, timeout=timeout_s)
+        ends_s = time.perf_counter() + timeout_s
         try:
             connection.request("POST", self._path, body=data, headers=self._headers)
             response = connection.getresponse()
-            answer = response.read(_MAX_ANSWER_BYTES + 1)
+            answer = self._body_of(response, ends_s)
         except (OSError, http.client.HTTPException) as error:
             if work.left_s() == 0.0:
                 raise DeadlinePassed from error
@@ -254,6 +262,19 @@ class HTTPReranker:
             return json.loads(answer)
         except ValueError as error:
             raise _Failure(f"the answer is no JSON: {error}", again=False) from error
+
+    @staticmethod
+    def _body_of(response: Any, ends_s: float) -> bytes:
+        """Return what is read of an answer; the connection's own limit is for each piece of it."""
+        answer = bytearray()
+        while len(answer) <= _MAX_ANSWER_BYTES:
+            piece = response.read1(1 << 16)
+            if not piece:
+                break
+            answer += piece
+            if time.perf_counter() > ends_s:
+                raise TimeoutError("the answer did not end in time")
+        return bytes(answer)
 
     def _secrets(self) -> list[str]:
         return [

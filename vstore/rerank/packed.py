@@ -1,9 +1,9 @@
 """BERT-like encoders on a CPU without padding, reading off the first token alone.
 
-The tokens of several pairs lie one after another, so the matrix products never see padding, and attention runs
-over runs of equal length. A batch is cut into parts, which threads take one after another and compute alone:
-threads that share each matrix product wait for one another after every one. What the head does not read is
-not computed, and what the formulas cancel is not either:
+The tokens of several pairs lie one after another, so the matrix products never see padding, and attention
+runs over runs of equal length. A batch is cut into parts, which threads take one after another and compute
+alone: threads that share each matrix product wait for one another after every one. What the head does not
+read is not computed, and what the formulas cancel is not either:
 
 - The last layer is computed for the first token of each pair. Its query needs no keys and values: q (K x) is
   (q K) x, and the sum of p (V x) is V (the sum of p x), so that two products over all tokens become two over

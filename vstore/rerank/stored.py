@@ -1,9 +1,10 @@
-"""Learned fusions that are stored with a collection: one checksummed object each, applied by name.
+"""Fusions that are stored with a collection: one checksummed object each, applied by name.
 
-The model's trees are stored as LightGBM's text, and of the signals what they are: the vector score, recency,
-popularity and lexical relevance are made again from their settings. A signal that is a model is stored by
-its name alone, and whoever applies the fusion gives it. Nothing that is stored is ever run as Python. What
-fusions are made of is imported with the first of them: every collection imports this module.
+A learned fusion's trees are stored as LightGBM's text, a weighted one's weights as they are, and of the
+signals what they are: the vector score, recency, popularity and lexical relevance (with the words that it
+counted) are made again from their settings. A signal that is a model is stored by its name alone, and whoever
+applies the fusion gives it. Nothing that is stored is ever run as Python. What fusions are made of is imported
+with the first of them: every collection imports this module.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from vstore.storage.base import ObjectStore
 from vstore.types import Candidate, Float32s
 
 if TYPE_CHECKING:
+    from vstore.rerank.fusion import FusionReranker
     from vstore.rerank.learned import LearnedFusion
+
+    Fusion = LearnedFusion | FusionReranker
 
 MAGIC: Final = b"VSTFUSE\x01"
 
@@ -49,7 +53,7 @@ class StoredFusion:
         )
 
 
-def bound(stages: Sequence[Stage], fusion: Callable[[str], LearnedFusion]) -> tuple[Stage, ...]:
+def bound(stages: Sequence[Stage], fusion: Callable[[str], Fusion]) -> tuple[Stage, ...]:
     """Return the stages, each stored fusion that they name put in its place."""
     return tuple(
         replace(stage, reranker=fusion(stage.reranker.fusion))
@@ -71,7 +75,7 @@ class FusionShelf:
         self._store = store
         self.prefix = prefix
         self._read: dict[str, dict[str, Any]] = {}
-        self._made: dict[tuple[str, tuple[int, ...]], LearnedFusion] = {}
+        self._made: dict[tuple[str, tuple[int, ...]], Fusion] = {}
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -82,11 +86,11 @@ class FusionShelf:
         """
         return sorted(info.key.removeprefix(self.prefix) for info in self._store.list(self.prefix))
 
-    def put(self, name: str, fusion: LearnedFusion) -> None:
+    def put(self, name: str, fusion: Fusion) -> None:
         """Store a fusion.
 
         Raises:
-            InvalidSetting: it is no learned fusion, no name, or the name is taken.
+            InvalidSetting: it is no fusion, no name, or the name is taken.
             StorageError: the store failed.
         """
         self.put_bytes(name, encode_fusion(fusion))
@@ -122,7 +126,7 @@ class FusionShelf:
                 f"(it has: {', '.join(known) or 'none'})"
             ) from None
 
-    def get(self, name: str, given: Mapping[str, Any]) -> LearnedFusion:
+    def get(self, name: str, given: Mapping[str, Any]) -> Fusion:
         """Return a stored fusion, its signals made again.
 
         Args:
@@ -132,7 +136,7 @@ class FusionShelf:
         Raises:
             InvalidSetting: there is none of that name, or a signal is missing.
             CorruptData: it is damaged.
-            MissingDependency: lightgbm cannot be imported.
+            MissingDependency: it is a learned one, and lightgbm cannot be imported.
             StorageError: the store failed.
         """
         with self._lock:
@@ -141,7 +145,7 @@ class FusionShelf:
             found = decode(self.get_bytes(name), f"{self.prefix}{name}")
         signals: dict[str, Any] = {}
         for signal, described in found["signals"]:
-            made = given[signal] if signal in given else _make(described)
+            made = given[signal] if signal in given else _make(described, f"{self.prefix}{name}")
             if made is None:
                 raise InvalidSetting(
                     f"fusion {name!r} uses the signal {signal!r}, a model: its name alone is stored; "
@@ -154,9 +158,7 @@ class FusionShelf:
             self._read[name] = found
             known = self._made.get((name, models))
         if known is None:
-            from vstore.rerank.learned import LearnedFusion
-
-            known = LearnedFusion.of(found, signals, f"{self.prefix}{name}")
+            known = _fusion(found, signals, f"{self.prefix}{name}")
             with self._lock:
                 # It holds its signals, so that their ids stay theirs.
                 self._made[name, models] = known
@@ -174,24 +176,17 @@ class FusionShelf:
             self._made.clear()
 
 
-def encode_fusion(fusion: LearnedFusion) -> bytes:
+def encode_fusion(fusion: Fusion) -> bytes:
     """Return a fusion as it is stored.
 
     Raises:
-        InvalidSetting: it is no learned fusion.
+        InvalidSetting: it is no fusion.
     """
-    from vstore.rerank.learned import LearnedFusion
-
-    if not isinstance(fusion, LearnedFusion):
-        raise InvalidSetting(
-            f"save_fusion got a {type(fusion).__name__}; it stores what rerank.learned.train returns"
-        )
-    signals = {signal: _describe(made) for signal, made in fusion.signals.items()}
-    return encode_frame(MAGIC, pack({**fusion.described(), "signals": list(signals.items())}))
+    return encode_frame(MAGIC, pack(_described(fusion)))
 
 
 def decode(data: bytes, where: str) -> dict[str, Any]:
-    """Return what is stored of a fusion: `signals`, `result` and `model`.
+    """Return what is stored of a fusion: `signals`, and `result` and `model`, or `how` and `weights`.
 
     Raises:
         CorruptData, UnsupportedVersion: the bytes are no fusion, damaged, or of a newer vstore.
@@ -199,9 +194,44 @@ def decode(data: bytes, where: str) -> dict[str, Any]:
     found: dict[str, Any] = unpack(decode_frame(data, MAGIC, where), where)
     with decoding(where):
         pairs = [(str(name), dict(described)) for name, described in found["signals"]]
-        if not isinstance(found["model"], str) or not pairs:
-            raise CorruptData(f"{where}: it has no model, or no signals")
+        if "weights" in found:
+            weights = [float(weight) for weight in found["weights"]]
+            whole = len(weights) == len(pairs) and isinstance(found["how"], str)
+        else:
+            whole = isinstance(found["model"], str)
+        if not whole or not pairs:
+            raise CorruptData(f"{where}: it has no model and no weights, or no signals")
         return {**found, "signals": pairs}
+
+
+def _described(fusion: Any) -> dict[str, Any]:
+    from vstore.rerank.fusion import FusionReranker
+    from vstore.rerank.learned import LearnedFusion
+
+    if isinstance(fusion, FusionReranker):
+        signals: dict[str, Any] = fusion.members
+        how = {"how": fusion.how, "weights": list(fusion.weights.values())}
+    elif isinstance(fusion, LearnedFusion):
+        signals, how = fusion.signals, fusion.described()
+    else:
+        raise InvalidSetting(
+            f"save_fusion got a {type(fusion).__name__}; it stores what rerank.learned.train returns, "
+            "or a rerank.fusion.FusionReranker"
+        )
+    return {**how, "signals": [(name, _describe(signal)) for name, signal in signals.items()]}
+
+
+def _fusion(found: Mapping[str, Any], signals: Mapping[str, Any], where: str) -> Fusion:
+    from vstore.rerank.fusion import FusionReranker
+    from vstore.rerank.learned import LearnedFusion
+
+    if "weights" not in found:
+        return LearnedFusion.of(found, signals, where)
+    weighted = zip(signals, signals.values(), found["weights"], strict=True)
+    try:
+        return FusionReranker({name: (signal, float(w)) for name, signal, w in weighted}, found["how"])
+    except InvalidSetting as error:
+        raise CorruptData(f"{where} is no fusion: {error}") from error
 
 
 def _describe(signal: Any) -> dict[str, Any]:
@@ -215,14 +245,19 @@ def _describe(signal: Any) -> dict[str, Any]:
     if isinstance(signal, Popularity):
         return {"kind": "popularity", "field": signal.field}
     if type(signal) is LexicalReranker:
-        return {"kind": "lexical", "fields": list(signal.fields), "k1": signal.k1, "b": signal.b}
+        settings = {"fields": list(signal.fields), "k1": signal.k1, "b": signal.b}
+        if signal.counts is None:
+            return {"kind": "lexical", **settings}
+        # A kind of its own: who does not know of counts must not score without them.
+        return {"kind": "lexical_counted", **settings, "counts": signal.counts.described()}
     return {"kind": "given"}
 
 
-def _make(described: Mapping[str, Any]) -> Any:
+def _make(described: Mapping[str, Any], where: str) -> Any:
     """Return the signal that was described, or None where it has to be given."""
     from vstore.rerank.fusion import FirstStage, Popularity, Recency
     from vstore.rerank.lexical import LexicalReranker
+    from vstore.rerank.word_counts import WordCounts
 
     kind = described["kind"]
     if kind == "vector":
@@ -231,6 +266,7 @@ def _make(described: Mapping[str, Any]) -> Any:
         return Recency(str(described["field"]), float(described["half_life_days"]))
     if kind == "popularity":
         return Popularity(str(described["field"]))
-    if kind == "lexical":
-        return LexicalReranker(described["fields"], float(described["k1"]), float(described["b"]))
+    if kind in ("lexical", "lexical_counted"):
+        counts = WordCounts.of(described["counts"], where) if kind == "lexical_counted" else None
+        return LexicalReranker(described["fields"], float(described["k1"]), float(described["b"]), counts)
     return None

@@ -35,7 +35,8 @@ class Sampler:
         for row, each in enumerate(mined):
             groups.setdefault(repr(each.query.filter), []).append(row)
         self._groups = list(groups.values())
-        self.n_in_epoch = len(self._epoch(0))
+        self._last: tuple[int, list[list[int]]] = (0, self._epoch(0))
+        self.n_in_epoch = len(self._last[1])
         self.unreadable: set[Any] = set()
 
     def _epoch(self, epoch: int) -> list[list[int]]:
@@ -51,7 +52,9 @@ class Sampler:
     def batch(self, number: int) -> Batch:
         """Return forward pass `number`."""
         epoch, place = divmod(number, self.n_in_epoch)
-        chosen = self._epoch(epoch)[place]
+        if self._last[0] != epoch:
+            self._last = (epoch, self._epoch(epoch))
+        chosen = self._last[1][place]
         random = np.random.default_rng([self._settings.seed, 3, number])
         pool: dict[Any, Candidate] = {}
         drawn: list[set[Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from vstore.types import Candidate
 
 CHECKPOINT_BYTES = "200GB"
 """One file a checkpoint: no re-ranker is near it, and a head of one's own joins it."""
+
+KNOWN_PAIRS = 10_000
+"""Pairs whose tokens are remembered, those used last; each takes about 40 bytes a token."""
 
 
 class Trainable(Protocol):
@@ -70,7 +74,7 @@ class TextTrainable:
         self._scorer = reranker.scorer
         self.modules = {"": self._scorer.model}
         self.device, self.path = reranker.device, reranker.path
-        self._known: dict[tuple[str, str], dict[str, list[int]]] = {}
+        self._known: OrderedDict[tuple[str, str], dict[str, list[int]]] = OrderedDict()
 
     def prepare(self, query: Any, document: Candidate, version: int) -> Any:
         """Return the tokens of a pair."""
@@ -81,6 +85,9 @@ class TextTrainable:
         key = (asked, text)
         if key not in self._known:
             (self._known[key],) = self._scorer.encode(asked, [text])
+            if len(self._known) > KNOWN_PAIRS:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
         return self._known[key]
 
     def logits(self, pairs: Sequence[Any]) -> Any:
