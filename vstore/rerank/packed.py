@@ -122,24 +122,25 @@ class PackedEncoder:
                 runs.append(_Run(slice(row, row + n * length), slice(first, first + n), length))
                 row, first = row + n * length, first + n
             for layer in self._layers:
-                tokens = self._finish(layer, tokens, self._attended(layer, tokens, runs))
+                self._attend(layer, tokens, runs)
+                tokens = self._finish(layer, tokens)
             firsts = self._last_layer(tokens, runs).unsqueeze(1)
             pooled = firsts if self._roberta else self._pooler(firsts)
             scores: Float32s = self._model.classifier(pooled)[:, 0].numpy()
         return scores
 
-    def _attended(self, layer: _Layer, tokens: Any, runs: Sequence[_Run]) -> Any:
-        """Return float32[tokens, width]: what each token's attention gathered, before the values' bias."""
+    def _attend(self, layer: _Layer, tokens: Any, runs: Sequence[_Run]) -> None:
+        """Add to each token, in place, what its attention gathered and the layer's product made of it."""
         torch = self._torch
         projected = self._space("projected", len(tokens), 3 * self._width)
         torch.mm(tokens, layer.qkv, out=projected)
         projected[:, : self._width].add_(layer.query_bias)
-        found = []
+        tokens.add_(layer.out_bias)
         for run in runs:
-            parts = projected[run.tokens].view(run.n, run.length, 3, self._n_heads, -1).permute(2, 0, 3, 1, 4)
-            gathered = torch.nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
-            found.append(gathered.transpose(1, 2).reshape(-1, self._width))
-        return found[0] if len(found) == 1 else torch.cat(found)
+            parts = projected[run.tokens].view(run.n, run.length, 3, self._n_heads, -1)
+            asked, keys, values = parts.permute(2, 0, 3, 1, 4)
+            gathered = torch.nn.functional.scaled_dot_product_attention(asked, keys, values)
+            tokens[run.tokens].addmm_(gathered.transpose(1, 2).reshape(-1, self._width), layer.out)
 
     def _last_layer(self, tokens: Any, runs: Sequence[_Run]) -> Any:
         """Return float32[n, width]: the last hidden state of each pair's first token."""
@@ -156,12 +157,11 @@ class PackedEncoder:
             found.append(
                 torch.einsum("nhw,hdw->nhd", mixed, layer.value.view(shape)).reshape(-1, self._width)
             )
-        return self._finish(layer, firsts, torch.cat(found))
+        return self._finish(layer, firsts.add_(layer.out_bias).addmm_(torch.cat(found), layer.out))
 
-    def _finish(self, layer: _Finish, tokens: Any, attended: Any) -> Any:
-        """Return the layer's output; `tokens` is its input, which is overwritten."""
+    def _finish(self, layer: _Finish, tokens: Any) -> Any:
+        """Return the layer's output of its input with attention added; `tokens` is overwritten."""
         torch = self._torch
-        tokens.add_(layer.out_bias).addmm_(attended, layer.out)
         tokens = layer.attention_norm(tokens)
         wide = self._space("wide", len(tokens), self._wide)
         torch.addmm(layer.up_bias, tokens, layer.up, out=wide)
