@@ -1,4 +1,4 @@
-"""A collection's learned fusions: stored with it, applied by name."""
+"""A collection's fusions: stored with it, applied by name."""
 
 from __future__ import annotations
 

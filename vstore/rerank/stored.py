@@ -3,8 +3,8 @@
 A learned fusion's trees are stored as LightGBM's text, a weighted one's weights as they are, and of the
 signals what they are: the vector score, recency, popularity and lexical relevance (with the words that it
 counted) are made again from their settings. A signal that is a model is stored by its name alone, and whoever
-applies the fusion gives it. Nothing that is stored is ever run as Python. What fusions are made of is imported
-with the first of them: every collection imports this module.
+applies the fusion gives it. Nothing that is stored is ever run as Python. What fusions are made of is
+imported with the first of them: every collection imports this module.
 """
 
 from __future__ import annotations
