@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from vstore.catalog import layout
 from vstore.errors import CorruptData, InvalidSetting, ObjectExists, ObjectNotFound, RerankError, nearest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vstore.rerank.fusion import FusionReranker
     from vstore.rerank.learned import LearnedFusion
 
-    Fusion = LearnedFusion | FusionReranker
+    Fusion: TypeAlias = LearnedFusion | FusionReranker
 
 MAGIC: Final = b"VSTFUSE\x01"
 
