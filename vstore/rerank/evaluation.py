@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from vstore.errors import InvalidInput, InvalidSetting
 from vstore.rerank import metrics
 from vstore.rerank.plan import Rerank, as_stages
-from vstore.rerank.stage import apply
+from vstore.rerank.stage import ReadsObjects, apply
 from vstore.settings import require
 from vstore.types import Hit, Key
 
@@ -60,8 +61,19 @@ class DepthResult:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryResult:
+    """One query at one depth: its first k ids without and with the re-ranker."""
+
+    id: str
+    ndcg_before: float
+    ndcg_after: float
+    before: tuple[Key, ...]
+    after: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result of `evaluate`."""
+    """The result of `evaluate`. `queries` are those of the depth of the greatest nDCG, `best_depth`."""
 
     model: str
     k: int
@@ -69,6 +81,8 @@ class Evaluation:
     first_p50_ms: float
     first_p95_ms: float
     depths: tuple[DepthResult, ...]
+    best_depth: int
+    queries: tuple[QueryResult, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and numbers."""
@@ -120,6 +134,9 @@ def read_queries(path: Path) -> list[EvalQuery]:
         queries.append(EvalQuery(str(found.get("id", number)), vector, document, judged, found.get("filter")))
     if not queries:
         raise InvalidInput(f"{path.name} has no queries")
+    for name, n in Counter(query.id for query in queries).items():
+        if n > 1:
+            raise InvalidInput(f"{path.name} has {n} queries of id {name!r}; ids must differ")
     if all(isinstance(key, str) and key.isdecimal() for query in queries for key in query.relevant):
         queries = [
             dataclasses.replace(query, relevant={int(key): gain for key, gain in query.relevant.items()})
@@ -141,6 +158,7 @@ def evaluate(
     *,
     k: int = 10,
     depths: Sequence[int] = DEPTHS,
+    store: ReadsObjects | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a re-ranker on queries with judgments.
@@ -154,6 +172,7 @@ def evaluate(
         rerank: a re-ranker, a callable, a name, or a `Rerank`, whose depth is replaced.
         k: of nDCG and MRR.
         depths: each 1 or more.
+        store: where documents' `store://` images are read, inside the clock.
         progress: called with (re-rankings done, of all).
 
     Raises:
@@ -165,34 +184,49 @@ def evaluate(
     require(len(depths) > 0 and min(depths) >= 1, f"depths are {list(depths)}; each must be 1 or more")
     settings = rerank if isinstance(rerank, Rerank) else Rerank(rerank)
     forget = getattr(settings.model, "forget", lambda: None)
-    _apply_at(settings, min(depths), queries[0], list(search(queries[0], max(depths))), k)
+    _apply_at(settings, min(depths), queries[0], list(search(queries[0], max(depths))), k, store)
     answers, spent_ms = [], []
     for query in queries:
         started = perf_counter()
         answers.append(list(search(query, max(*depths, k))))
         spent_ms.append((perf_counter() - started) * 1e3)
-    results = []
+    results, ranked = [], []
     for position, depth in enumerate(depths):
         runs = []
         for row, (query, hits) in enumerate(zip(queries, answers, strict=True)):
             forget()
-            runs.append(_apply_at(settings, depth, query, hits, k))
+            runs.append(_apply_at(settings, depth, query, hits, k, store))
             if progress is not None:
                 progress(position * len(queries) + row + 1, len(depths) * len(queries))
         results.append(_summed(depth, k, queries, answers, runs))
+        ranked.append([run[0] for run in runs])
     first_p50_ms, first_p95_ms = np.percentile(spent_ms, [50, 95]).tolist()
     name = as_stages(settings)[0].name
-    return Evaluation(name, k, len(queries), first_p50_ms, first_p95_ms, tuple(results))
+    best = max(range(len(depths)), key=lambda each: results[each].ndcg_after)
+    changed = tuple(
+        _one(query, [hit.id for hit in hits][:k], after, k)
+        for query, hits, after in zip(queries, answers, ranked[best], strict=True)
+    )
+    return Evaluation(
+        name, k, len(queries), first_p50_ms, first_p95_ms, tuple(results), depths[best], changed
+    )
+
+
+def _one(query: EvalQuery, before: Sequence[Key], after: Sequence[Key], k: int) -> QueryResult:
+    gains = query.relevant
+    return QueryResult(
+        query.id, metrics.ndcg(before, gains, k), metrics.ndcg(after, gains, k), tuple(before), tuple(after)
+    )
 
 
 def _apply_at(
-    settings: Rerank, depth: int, query: EvalQuery, hits: list[Hit], k: int
+    settings: Rerank, depth: int, query: EvalQuery, hits: list[Hit], k: int, store: ReadsObjects | None
 ) -> tuple[list[Key], float, int, int]:
     """Return (ids after, milliseconds, documents scored, documents failed)."""
     stages = as_stages(dataclasses.replace(settings, depth=depth))
     started = perf_counter()
     # A stage re-ranks k hits at least; a depth below k is measured as it says.
-    ranked, (report,) = apply(stages, query.document, hits[:depth], depth)
+    ranked, (report,) = apply(stages, query.document, hits[:depth], depth, store)
     spent_ms = (perf_counter() - started) * 1e3
     ids = [hit.id for hit in ranked] + [hit.id for hit in hits[depth:]]
     return ids[:k], spent_ms, report.n_scored, report.n_failed
@@ -267,17 +301,28 @@ def costs(
     return table
 
 
-def page(found: Evaluation, table: Sequence[RerankCost] = (), picture: str | None = None) -> str:
-    """Return the result as Markdown."""
-    return "\n".join(_page_lines(found, table, picture)) + "\n"
+def page(
+    found: Evaluation, table: Sequence[RerankCost] = (), picture: str | None = None, shown: str = ""
+) -> str:
+    """Return the result as Markdown.
+
+    Args:
+        found: the result.
+        table: its costs.
+        picture: the file that `draw` wrote, beside the page.
+        shown: Markdown of queries that changed, as `vstore.rerank.examples` makes it.
+    """
+    return "\n".join(_page_lines(found, table, picture, shown)) + "\n"
 
 
-def _page_lines(found: Evaluation, table: Sequence[RerankCost], picture: str | None) -> Iterator[str]:
+def _page_lines(
+    found: Evaluation, table: Sequence[RerankCost], picture: str | None, shown: str
+) -> Iterator[str]:
     yield f"# Re-ranking with {found.model}"
     yield ""
     yield (
-        f"{found.n_queries} queries. The first stage takes {found.first_p50_ms:.1f} ms (p50), "
-        f"{found.first_p95_ms:.1f} ms (p95). Intervals: paired bootstrap, 95 %."
+        f"{found.n_queries} queries, re-ranked to each depth by itself. The first stage alone takes "
+        f"{found.first_p50_ms:.1f} ms (p50), {found.first_p95_ms:.1f} ms (p95)."
     )
     yield ""
     if picture:
@@ -295,6 +340,16 @@ def _page_lines(found: Evaluation, table: Sequence[RerankCost], picture: str | N
             f"| {d.mrr_before:.3f} to {d.mrr_after:.3f} | {d.n_helped} / {d.n_hurt} / {d.n_unchanged} "
             f"| {d.added_p50_ms:.1f}, {d.added_p95_ms:.1f} | {d.pairs_per_s:.1f} |"
         )
+    yield ""
+    yield (
+        "Recall at depth is the share of the relevant documents that the re-ranker sees: what is deeper it "
+        "cannot lift. Difference: of nDCG, with its 95 % interval over queries (paired bootstrap); an "
+        "interval that holds 0 shows no gain. Added: what a search takes longer."
+    )
+    failed = max((d.n_failed for d in found.depths), default=0)
+    if failed:
+        yield ""
+        yield f"{failed} documents could not be scored and kept their places."
     if table:
         yield ""
         yield (
@@ -310,6 +365,11 @@ def _page_lines(found: Evaluation, table: Sequence[RerankCost], picture: str | N
                 f"| {row.service_usd_per_1000_queries:.3f} "
                 f"| {never if crossover is None else f'{crossover:.0f}'} |"
             )
+    if shown:
+        yield ""
+        yield f"## Queries that changed most, at depth {found.best_depth}"
+        yield ""
+        yield shown.rstrip()
 
 
 def draw(found: Evaluation, path: Path) -> None:
