@@ -21,7 +21,7 @@ import argparse
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ SETTINGS = TrainSettings(
     n_views=12,
 )
 AUGMENT = PhotoAugment(
-    crop=0.4, rotate=20, brightness=0.2, contrast=0.15, saturation=0.15, tint=0.05, erase=0.3
+    crop=0.5, rotate=20, brightness=0.25, contrast=0.2, saturation=0.2, tint=0.08, erase=0.3
 )
 
 
@@ -81,20 +81,21 @@ def collection_of(data: Grocery, stage: FirstStage, splits: Sequence[str]) -> vs
     return photos
 
 
-def train_queries(data: Grocery, stage: FirstStage, split: str, alone: bool = False) -> list[TrainQuery]:
+def train_queries(data: Grocery, stage: FirstStage, split: str, wide: bool = False) -> list[TrainQuery]:
     """Return a query for each product with photos in a split, under its coarse class.
 
-    With `alone`, products without rivals there are asked for among all photos: theirs teach too.
+    With `wide`, products are asked for among all photos besides: two products that were photographed in two
+    places can be told apart by the places, the same two among all others cannot.
     """
     found = []
     rivals = set(data.contested())
     for p, name in enumerate(data.names):
         positives = [i for i in data.of(split) if data.photos[i].product == p]
-        if positives:
+        if positives and (p in rivals or not wide):
             only = {"coarse": data.coarse[p], "split": split}
-            if alone and p not in rivals:
-                only = {"split": split}
             found.append(TrainQuery(stage.names[p], name, positives, only))
+        if positives and wide:
+            found.append(TrainQuery(stage.names[p], name, positives, {"split": split}))
     return found
 
 
@@ -103,13 +104,11 @@ def train(data: Grocery, stage: FirstStage, asked: argparse.Namespace) -> TrainR
     base = asked.work / "base"
     if not (base / "config.json").exists():
         tiny_qwen.save(base, data.names)
-    settings = (
-        SETTINGS if asked.steps is None else TrainSettings(**{**asdict(SETTINGS), "n_steps": asked.steps})
-    )
+    settings = SETTINGS if asked.steps is None else replace(SETTINGS, n_steps=asked.steps)
     return fine_tune(
         VisionLanguageReranker(base, device="cpu"),
         collection_of(data, stage, ("train", "scene")),
-        train_queries(data, stage, "train", alone=True),
+        train_queries(data, stage, "train", wide=True),
         asked.work / "tuned",
         settings=settings,
         held_out=train_queries(data, stage, "scene"),
@@ -258,6 +257,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where checkpoints lie between stops")
     parser.add_argument("--steps", type=int, help="instead of those of the settings")
     parser.add_argument("--until", type=int, help="stop at this step; the same command goes on")
+    parser.add_argument("--hold-out", action="store_true", help="train without a tenth, whole scenes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
@@ -272,7 +272,7 @@ def main() -> None:
         np.save(names, embed(asked.embedder, data.names))
     text = np.load(names)
     blocks = grocery.described(data.photos, asked.work / "descriptors.npz")
-    held = grocery.hold_out_scenes(data, blocks)
+    held = grocery.hold_out_scenes(data, blocks) if asked.hold_out else data
     # What chooses must not have seen the scenes; what is judged has what a user would have.
     blind = [grocery.first_stage(name, held, blocks, text) for name in grocery.DESCRIPTORS]
     stages = [grocery.first_stage(name, data, blocks, text) for name in grocery.DESCRIPTORS]
