@@ -1,24 +1,26 @@
 """Does a re-ranker that was fine-tuned here help? Photos: query = product name, filter = coarse class.
 
     python -m benchmarks.rerank_grocery --data FOLDER --embedder CHECKPOINT --work FOLDER
-        [--steps 8000] [--until STEP] [--threads 1] [--out FILE]
+        [--until STEP] [--threads 1] [--out FILE]
 
 A Qwen3-VL of a megabyte with random weights (`tiny_qwen`) is trained by `vstore.rerank.train` on the train
-photos but a tenth, held out by whole scenes, which choose its best step, the number of views and the blend:
-validation photos were taken beside train photos and are too easy to choose by. Then every product's name is
-asked for among the test photos of its coarse class, and the first 50 hits are re-ranked, over each first
-stage of `grocery`, fitted to all train photos. After that the re-ranker's scores are distilled into an
-adapter on query vectors, where photos ask for photos. A run that is stopped goes on where it was; --until
-stops it at a step. No test photo takes part in training or choosing.
+photos, in two parts (`train`). Then every product's name is asked for among the test photos of its coarse
+class, and the first 50 hits are re-ranked, over each first stage of `grocery`, fitted to the same train
+photos. After that the re-ranker's scores are distilled into an adapter on query vectors, where photos ask for
+photos. A run that is stopped goes on where it was; --until stops it at a step.
+
+No test photo takes part in training, and nothing is chosen by a figure of the run: steps, views and blends
+are constants, every one of `WAYS` is written down, and the first is the result. The first part holds a tenth
+of the train photos out, whole scenes; they chose its steps. The second part was added when the test figures
+of the first were known, and has been run once.
 
 FOLDER holds grocery.json and photos.zip (marcusklasson/GroceryStoreDataset at 160 pixels); CHECKPOINT is what
-`python benchmarks/models.py FOLDER --embedder` prints. Written: JSON, and photos before and after.
+`python benchmarks/models.py FOLDER --embedder` prints. `benchmarks.eval_pages` makes a page of the result.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -33,16 +35,14 @@ from benchmarks.grocery import FirstStage, Grocery
 from benchmarks.models import embed
 from benchmarks.report import machine, rounded, versions
 from vstore.rerank import Rerank, VisionLanguageReranker
-from vstore.rerank.evaluation import EvalQuery, Evaluation, evaluate
-from vstore.rerank.metrics import ndcg
-from vstore.rerank.train import PhotoAugment, TrainQuery, TrainResult, TrainSettings, distill, fine_tune
+from vstore.rerank.evaluation import EvalQuery, evaluate
+from vstore.rerank.train import PhotoAugment, TrainQuery, TrainSettings, distill, fine_tune
 
 DEPTH = 50
-BLENDS = (0.0, 0.25, 0.5)
-"""Weights of the first stage's score to choose from."""
-VIEWS = (1, 4)
-"""Views of a photo to choose from."""
+WAYS = ((4, 0.0), (1, 0.0), (4, 0.25), (4, 0.5))
+"""(views of a photo, weight of the first stage's score), the one that counts first."""
 K = 10
+REPORT = "training.json"
 RESULT = Path(__file__).parent / "results" / "rerank_grocery.json"
 SETTINGS = TrainSettings(
     n_steps=8000,
@@ -61,7 +61,12 @@ SETTINGS = TrainSettings(
     patience=0,
     n_views=12,
 )
+LAST = replace(SETTINGS, n_steps=3000, learning_rate=1.5e-3, seed=1)
+"""Of the second part."""
 AUGMENT = PhotoAugment(
+    crop=0.4, rotate=20, brightness=0.2, contrast=0.15, saturation=0.15, tint=0.05, erase=0.3
+)
+HARDER = PhotoAugment(
     crop=0.5, rotate=20, brightness=0.25, contrast=0.2, saturation=0.2, tint=0.08, erase=0.3
 )
 
@@ -81,92 +86,120 @@ def collection_of(data: Grocery, stage: FirstStage, splits: Sequence[str]) -> vs
     return photos
 
 
-def train_queries(data: Grocery, stage: FirstStage, split: str, wide: bool = False) -> list[TrainQuery]:
+def train_queries(
+    data: Grocery, stage: FirstStage, split: str, alone: bool = False, wide: bool = False
+) -> list[TrainQuery]:
     """Return a query for each product with photos in a split, under its coarse class.
 
-    With `wide`, products are asked for among all photos besides: two products that were photographed in two
-    places can be told apart by the places, the same two among all others cannot.
+    With `alone`, products without rivals there are asked for among all photos instead: theirs teach too.
+    With `wide`, every product is, besides: two products that were photographed in two places can be told
+    apart by the places, the same two among all others cannot.
     """
     found = []
     rivals = set(data.contested())
     for p, name in enumerate(data.names):
         positives = [i for i in data.of(split) if data.photos[i].product == p]
-        if positives and (p in rivals or not wide):
+        if not positives:
+            continue
+        if p in rivals or not (alone or wide):
             only = {"coarse": data.coarse[p], "split": split}
             found.append(TrainQuery(stage.names[p], name, positives, only))
-        if positives and wide:
+        if wide or (alone and p not in rivals):
             found.append(TrainQuery(stage.names[p], name, positives, {"split": split}))
     return found
 
 
-def train(data: Grocery, stage: FirstStage, asked: argparse.Namespace) -> TrainResult:
-    """Fine-tune, or go on with it."""
-    base = asked.work / "base"
+def train(data: Grocery, held: Grocery, stages: dict[str, FirstStage], asked: argparse.Namespace) -> bool:
+    """Fine-tune in two parts, or go on with them; return whether it is over.
+
+    First among rivals, without the held-out scenes; then on all train photos, every product among all others
+    besides, portraits with all their pixels (sides are cut to whole tokens: with one limit for all, a photo
+    of 3 : 4 is 40 x 60 and a square one 60 x 60).
+    """
+    base, first, tuned = (asked.work / name for name in ("base", "first", "tuned"))
     if not (base / "config.json").exists():
         tiny_qwen.save(base, data.names)
-    settings = SETTINGS if asked.steps is None else replace(SETTINGS, n_steps=asked.steps)
-    return fine_tune(
-        VisionLanguageReranker(base, device="cpu"),
-        collection_of(data, stage, ("train", "scene")),
-        train_queries(data, stage, "train", wide=True),
-        asked.work / "tuned",
-        settings=settings,
-        held_out=train_queries(data, stage, "scene"),
-        augment=AUGMENT,
-        until=asked.until,
-    )
+    if not (first / REPORT).exists():
+        result = fine_tune(
+            VisionLanguageReranker(base, device="cpu"),
+            collection_of(held, stages["blind"], ("train", "scene")),
+            train_queries(held, stages["blind"], "train", alone=True),
+            first,
+            settings=SETTINGS,
+            held_out=train_queries(held, stages["blind"], "scene"),
+            augment=AUGMENT,
+            until=asked.until,
+        )
+        for step, loss, found in result.history:
+            print(f"step {step}: loss {loss:.3f}, nDCG@10 of the held-out scenes {found:.3f}")
+        if not result.finished:
+            print(f"stopped at step {result.n_steps}; run the command again to go on")
+            return False
+    if not (tuned / REPORT).exists():
+        fine_tune(
+            VisionLanguageReranker(first, device="cpu", max_pixels=tiny_qwen.PIXELS**2 * 4 // 3),
+            collection_of(data, stages["first"], ("train",)),
+            train_queries(data, stages["first"], "train", wide=True),
+            tuned,
+            settings=LAST,
+            held_out=[],
+            augment=HARDER,
+        )
+    return True
 
 
-def figures(
-    data: Grocery, stage: FirstStage, rerank: Rerank, split: str, products: Sequence[int]
-) -> Evaluation:
-    """Return what a re-ranking stage does to the names of some products among the photos of a split."""
-    photos = collection_of(data, stage, (split,))
+class Remembering:
+    """A re-ranker whose scores outlast an `evaluate`, which makes models forget to time them fairly."""
+
+    def __init__(self, model: VisionLanguageReranker) -> None:
+        self.name, self.score = model.name, model.score
+
+
+def eval_queries(data: Grocery, stage: FirstStage, split: str, products: Sequence[int]) -> list[EvalQuery]:
+    """Return the names of the products that have photos in a split, under their coarse class."""
     queries = []
     for p in products:
         judged = {i: 1.0 for i in data.of(split) if data.photos[i].product == p}
         if judged:
             only = {"coarse": data.coarse[p]}
-            queries.append(EvalQuery(str(p), stage.names[p], data.names[p], dict(judged), only))
-    return evaluate(
+            queries.append(EvalQuery(data.names[p], stage.names[p], data.names[p], dict(judged), only))
+    return queries
+
+
+def figures(
+    data: Grocery, stage: FirstStage, rerank: Rerank, split: str, products: Sequence[int]
+) -> dict[str, Any]:
+    """Return what a re-ranking stage does to the names of some products among the photos of a split."""
+    photos = collection_of(data, stage, (split,))
+    found = evaluate(
         lambda query, n: photos.search(query.vector, k=n, filter=query.filter),
-        queries,
+        eval_queries(data, stage, split, products),
         rerank,
         k=K,
         depths=(DEPTH,),
     )
-
-
-def choose(data: Grocery, stage: FirstStage, models: dict[int, Any]) -> dict[tuple[int, float], float]:
-    """Return nDCG@10 on the held-out scenes, products with rivals, by (views, blend)."""
-    rivals = data.contested()
+    (one,) = found.depths
     return {
-        (views, blend): figures(data, stage, Rerank(model, blend=blend), "scene", rivals).depths[0].ndcg_after
-        for views, model in models.items()
-        for blend in BLENDS
+        "n_queries": found.n_queries,
+        **{name: value for name, value in asdict(one).items() if not name.endswith(("_ms", "_per_s"))},
     }
 
 
-def judge(
-    data: Grocery, stage: FirstStage, models: dict[int, Any], found: dict[tuple[int, float], float]
-) -> dict[str, Any]:
-    """Return the figures of one first stage on the test photos: all products, and those with rivals.
-
-    With the views and blend that the held-out scenes chose, and by the model alone with one view.
-    """
-    views, blend = max(found, key=lambda each: found[each])
-    plain, chosen = Rerank(models[1]), Rerank(models[views], blend=blend)
+def judge(data: Grocery, stage: FirstStage, models: dict[int, Any]) -> dict[str, Any]:
+    """Return the figures of one first stage on the test photos: all products, and those with rivals."""
     everything, rivals = range(len(data.names)), data.contested()
-    return {
-        "first_stage": stage.name,
-        "ridge": stage.ridge,
-        "views": views,
-        "blend": blend,
-        "ndcg_on_held_out_scenes": [[*key, value] for key, value in found.items()],
-        "all_products": asdict(figures(data, stage, chosen, "test", everything)),
-        "products_with_rivals": asdict(figures(data, stage, chosen, "test", rivals)),
-        "all_products_model_alone": asdict(figures(data, stage, plain, "test", everything)),
-    }
+    ways = []
+    for views, blend in WAYS:
+        rerank = Rerank(models[views], blend=blend)
+        ways.append(
+            {
+                "views": views,
+                "blend": blend,
+                "all_products": figures(data, stage, rerank, "test", everything),
+                "products_with_rivals": figures(data, stage, rerank, "test", rivals),
+            }
+        )
+    return {"first_stage": stage.name, "ridge": stage.ridge, "ways": ways}
 
 
 def adapt(data: Grocery, stage: FirstStage, model: Any, n_queries: int = 300) -> dict[str, Any]:
@@ -201,51 +234,21 @@ def adapt(data: Grocery, stage: FirstStage, model: Any, n_queries: int = 300) ->
     return {"first_stage": stage.name, **asdict(adapter.result)}
 
 
-def draw(data: Grocery, stage: FirstStage, rerank: Rerank, path: Path) -> None:
-    """Write the first eight photos before and after: the greatest gain, two from the middle, the worst."""
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-    photos = collection_of(data, stage, ("test",))
-    rows = []
-    for p in data.contested():
-        judged = {i: 1.0 for i in data.of("test") if data.photos[i].product == p}
-        only = {"coarse": data.coarse[p]}
-        before = photos.search(stage.names[p], k=K, filter=only).ids
-        after = photos.search(
-            stage.names[p], k=K, filter=only, rerank=rerank, query_document=data.names[p]
-        ).ids
-        rows.append((ndcg(after, judged) - ndcg(before, judged), p, before, after, judged))
-    rows.sort(key=lambda row: -row[0])
-    shown = [rows[0], rows[len(rows) // 3], rows[2 * len(rows) // 3], rows[-1]]
-    figure = Figure(figsize=(11, 2.4 * len(shown)), layout="constrained")
-    for part, (gain, p, before, after, judged) in zip(
-        figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True
-    ):
-        part.suptitle(f"{data.names[p]!r} among {data.coarse[p]}: nDCG@10 {gain:+.2f}", fontsize=9)
-        for line, (axes, ids) in enumerate(zip(part.subplots(2, 8), (before, after), strict=True)):
-            for axis, key in zip(axes, ids, strict=False):
-                axis.imshow(Image.open(io.BytesIO(data.photos[key].image)))
-                for spine in axis.spines.values():
-                    spine.set(color="green" if key in judged else "red", linewidth=3)
-            for axis in axes:
-                axis.set(xticks=[], yticks=[])
-            axes[0].set_ylabel(("first stage", "re-ranked")[line], fontsize=8)
-    figure.savefig(path, dpi=90)
-
-
 def say(found: dict[str, Any]) -> None:
     """Print the figures."""
     for outcome in found["outcomes"]:
-        for name in ("all_products", "products_with_rivals", "all_products_model_alone"):
-            (one,) = outcome[name]["depths"]
-            print(
-                f"{outcome['first_stage']:18} {name:24} nDCG@{K} {one['ndcg_before']:.3f} -> "
-                f"{one['ndcg_after']:.3f} ({one['interval_95'][0]:+.3f} to {one['interval_95'][1]:+.3f})"
-            )
+        for way in outcome["ways"]:
+            for name in ("all_products", "products_with_rivals"):
+                one = way[name]
+                print(
+                    f"{outcome['first_stage']:17} {way['views']} views, blend {way['blend']:<4} {name:21} "
+                    f"nDCG@{K} {one['ndcg_before']:.3f} -> {one['ndcg_after']:.3f}, "
+                    f"{one['ndcg_difference']:+.3f} "
+                    f"({one['interval_95'][0]:+.3f} to {one['interval_95'][1]:+.3f})"
+                )
     for one in found["adapters"]:
         print(
-            f"{one['first_stage']:18} query adapter: recall@{DEPTH} of photos {one['recall_before']:.3f} -> "
+            f"{one['first_stage']:17} query adapter: recall@{DEPTH} of photos {one['recall_before']:.3f} -> "
             f"{one['recall_after']:.3f} ({one['n_held_out']} held-out queries)"
         )
 
@@ -255,9 +258,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--embedder", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="where checkpoints lie between stops")
-    parser.add_argument("--steps", type=int, help="instead of those of the settings")
     parser.add_argument("--until", type=int, help="stop at this step; the same command goes on")
-    parser.add_argument("--hold-out", action="store_true", help="train without a tenth, whole scenes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
@@ -272,45 +273,31 @@ def main() -> None:
         np.save(names, embed(asked.embedder, data.names))
     text = np.load(names)
     blocks = grocery.described(data.photos, asked.work / "descriptors.npz")
-    held = grocery.hold_out_scenes(data, blocks) if asked.hold_out else data
-    # What chooses must not have seen the scenes; what is judged has what a user would have.
-    blind = [grocery.first_stage(name, held, blocks, text) for name in grocery.DESCRIPTORS]
+    held = grocery.hold_out_scenes(data, blocks)
     stages = [grocery.first_stage(name, data, blocks, text) for name in grocery.DESCRIPTORS]
-    report = asked.work / "tuned" / "training.json"
-    if not report.exists():
-        result = train(held, blind[0], asked)
-        for step, loss, found in result.history:
-            print(f"step {step}: loss {loss:.3f}, nDCG@10 of the held-out scenes {found:.3f}")
-        if not result.finished:
-            print(f"stopped at step {result.n_steps}; run the command again to go on")
-            return
+    blind = grocery.first_stage(stages[0].name, held, blocks, text)
+    if not train(data, held, {"blind": blind, "first": stages[0]}, asked):
+        return
     models = {
-        views: VisionLanguageReranker(asked.work / "tuned", device="cpu", cache_scores=50_000, views=views)
-        for views in VIEWS
+        views: Remembering(
+            VisionLanguageReranker(asked.work / "tuned", device="cpu", cache_scores=50_000, views=views)
+        )
+        for views in {views for views, _ in WAYS}
     }
-    model = models[1]
-    outcomes = [
-        judge(data, stage, models, choose(held, fitted, models))
-        for fitted, stage in zip(blind, stages, strict=True)
-    ]
-    first = outcomes[0]
-    found = {
+    outcome = {
         "command": "python -m benchmarks.rerank_grocery --data FOLDER --embedder CHECKPOINT --work FOLDER "
         f"--threads {asked.threads}",
         "machine": machine(),
         "versions": {**versions(), "torch": torch.__version__},
-        "n_weights": sum(weight.numel() for weight in model.scorer.model.parameters()),
         "depth": DEPTH,
         "k": K,
-        "training": json.loads(report.read_text()),
-        "outcomes": outcomes,
-        "adapters": [adapt(data, stage, model) for stage in stages],
+        "training": [json.loads((asked.work / name / REPORT).read_text()) for name in ("first", "tuned")],
+        "outcomes": [judge(data, stage, models) for stage in stages],
+        "adapters": [adapt(data, stage, models[1]) for stage in stages],
     }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(rounded(found), indent=1) + "\n")
-    shown = Rerank(models[first["views"]], blend=first["blend"])
-    draw(data, stages[0], shown, asked.out.with_suffix(".png"))
-    say(found)
+    asked.out.write_text(json.dumps(rounded(outcome), indent=1) + "\n")
+    say(outcome)
     print(f"wrote {asked.out}")
 
 

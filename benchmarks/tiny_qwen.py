@@ -107,8 +107,7 @@ def save(folder: Path, texts: Sequence[str], seed: int = 0) -> Path:
                 weight.mul_(SPREAD)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # Sides are cut to whole tokens: a photo of 3 : 4 is 60 x 80, where with one limit it would be 40 x 60.
-    size = {"shortest_edge": PIXELS * PIXELS, "longest_edge": PIXELS * PIXELS * 4 // 3}
+    size = {"shortest_edge": PIXELS * PIXELS, "longest_edge": PIXELS * PIXELS}
     Qwen2VLImageProcessorPil(
         patch_size=PATCH, merge_size=MERGE, size=size, image_mean=[0.5] * 3, image_std=[0.25] * 3
     ).save_pretrained(folder)

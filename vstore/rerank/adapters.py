@@ -122,9 +122,18 @@ def _shipped(name: str) -> Callable[..., Reranker]:
     return make
 
 
+def _passages(model: str, *arguments: Any, **settings: Any) -> Reranker:
+    """Return a `PassageReranker` over the cross-encoder in a folder or of a hub name."""
+    import vstore.rerank as rerank
+
+    made: Reranker = rerank.PassageReranker(rerank.CrossEncoderReranker(model), *arguments, **settings)
+    return made
+
+
 SHIPPED: dict[str, Callable[..., Reranker]] = {
     "lexical": _shipped("LexicalReranker"),
     "cross-encoder": _shipped("CrossEncoderReranker"),
+    "passages": _passages,
     "vision-language": _shipped("VisionLanguageReranker"),
     "late-interaction": _shipped("LateInteractionReranker"),
     "http": _shipped("HTTPReranker"),

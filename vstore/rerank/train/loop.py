@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vstore.progress import Report, progress_of
 from vstore.rerank import metrics
 from vstore.rerank.torch_parts import import_torch
 from vstore.rerank.train import checkpoint
-from vstore.rerank.train.batches import Sampler, listwise_loss
+from vstore.rerank.train.batches import Batch, Sampler, listwise_loss
 from vstore.rerank.train.checkpoint import Progress
 from vstore.rerank.train.mining import Mined, mine
 from vstore.rerank.train.queries import Searched, TrainQuery, check_queries, split
@@ -158,6 +159,7 @@ class _Run:
         averaged = self.progress.averaged
         self.progress.averaged = {name: each.to(made.device) for name, each in averaged.items()}
         self._torn = False
+        self._ahead: tuple[int, Future[Batch]] | None = None
 
     def go(self, until: int | None, report: Report, clock: Callable[[], float]) -> bool:
         """Train; return whether it is over, rather than stopped."""
@@ -165,6 +167,7 @@ class _Run:
         end = settings.n_steps if until is None else min(until, settings.n_steps)
         began = clock() - at.seconds
         saved = at.step
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         try:
             # A stop may have come between a step and its measurement.
             self._measure_if_due()
@@ -177,6 +180,8 @@ class _Run:
                     self._save()
                     saved = at.step
         finally:
+            self._preparing.shutdown(cancel_futures=True)
+            self._ahead = None
             # Weights of which an interrupt left half updated are no place to go on from.
             if at.step > saved and not self._torn:
                 self._save()
@@ -220,7 +225,7 @@ class _Run:
             number = self.progress.step * settings.accumulate + part
             # Dropout too follows from the seed and the pass, wherever the training goes on.
             torch.manual_seed(settings.seed * 1_000_003 + number)
-            batch = self._sampler.batch(number)
+            batch = self._batch(number)
             if not batch.pairs:
                 continue
             with self._precision():
@@ -238,6 +243,23 @@ class _Run:
         self.progress.losses.append(total)
         self.progress.step += 1
         self._torn = False
+
+    def _batch(self, number: int) -> Batch:
+        """Return a forward pass; the next one is made while the device works on it.
+
+        Passes follow from their numbers alone, so looking ahead changes nothing.
+        """
+        known, self._ahead = self._ahead, None
+        if known is None or known[0] != number:
+            known = (number, self._preparing.submit(self._sampler.batch, number))
+        batch = known[1].result()
+        self._ahead = (number + 1, self._preparing.submit(self._sampler.batch, number + 1))
+        return batch
+
+    def _settled(self) -> None:
+        """Wait for what is made ahead: images are kept for one reader at a time."""
+        if self._ahead is not None:
+            self._ahead[1].exception()
 
     def _average(self) -> None:
         at, decay = self.progress, self._settings.average
@@ -280,6 +302,7 @@ class _Run:
         at = self.progress
         found = math.nan
         if self._judged:
+            self._settled()
             self._train_mode(False)
             with self._averaged():
                 found = float(np.mean([_ndcg(each, self._ranked(each)) for each in self._judged]))
