@@ -8,8 +8,8 @@ Writes a collection in a folder and its queries as a file, as a user has them, a
 results.md, results.png, results.json, and photos.png of photos. What stands after `--` is given to it too.
 
 Grocery: the first stage is "colour+gradients" of `grocery`; --model is the folder "tuned" that
-`benchmarks.rerank_grocery` wrote, --work its --work. Cranfield: MiniLM embeddings; --model is a cross-encoder,
-which reads the title and the passage of an abstract that shares most words with the query.
+`benchmarks.rerank_grocery` wrote, --work its --work. Cranfield: MiniLM embeddings; --model: a cross-encoder
+that reads the title and the passage of an abstract that shares most words with the query.
 """
 
 from __future__ import annotations

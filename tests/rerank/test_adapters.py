@@ -24,7 +24,7 @@ from vstore.types import Candidate
 
 
 def test_shipped_re_rankers_have_names() -> None:
-    assert {"lexical", "cross-encoder", "vision-language", "late-interaction", "http"} <= set(
+    assert {"lexical", "cross-encoder", "passages", "vision-language", "late-interaction", "http"} <= set(
         reranker_names()
     )
     made = load_reranker("lexical", fields=["title"])

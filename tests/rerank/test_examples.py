@@ -12,7 +12,7 @@ import pytest
 import vstore
 from vstore.cli.app import main
 from vstore.errors import InvalidInput
-from vstore.rerank.evaluation import Evaluation, EvalQuery, QueryResult, evaluate, page, read_queries
+from vstore.rerank.evaluation import EvalQuery, Evaluation, QueryResult, evaluate, page, read_queries
 from vstore.rerank.examples import SHOWN, draw_examples, examples, list_examples
 from vstore.types import Hit
 

@@ -45,7 +45,7 @@ class Distilled:
     margin_mse_after: float
     depth: int
     recall_before: float
-    """Recall at `depth` of the first stage, filters on."""
+    """Recall at `depth`, `recall_at` of the call, of the first stage, filters on."""
     recall_after: float
 
 
@@ -143,6 +143,7 @@ def distill(
     queries: Sequence[TrainQuery],
     *,
     depth: int = 50,
+    recall_at: int | None = None,
     held_out: float | Sequence[TrainQuery] = 0.2,
     scale: float = 1.0,
     ridges: Sequence[float] = RIDGES,
@@ -159,7 +160,8 @@ def distill(
         reranker: `score(query, documents) -> n numbers`; its NaNs are left out.
         collection: the documents, searched and read through its public face; nothing is written.
         queries: `positives` may be empty: they are used for recall on those held out, and nowhere else.
-        depth: hits that are scored, and where recall is measured.
+        depth: hits that are scored. What lies deeper teaches nothing, so that a filter's whole slice is best.
+        recall_at: where recall is measured; `depth` by default.
         held_out: queries for `result`, or which share of `queries`.
         scale: of the re-ranker's margins against the first stage's own; above 1 trusts it more.
         ridges: strengths to choose from; more stays nearer to the identity.
@@ -172,6 +174,8 @@ def distill(
     """
     check_queries(queries, "distill", labelled=False)
     require(depth >= 2, f"depth is {depth!r}; margins need 2 hits or more")
+    measured = depth if recall_at is None else recall_at
+    require(measured >= 1, f"recall_at is {recall_at!r}; it must be 1 or more")
     require(scale > 0, f"scale is {scale!r}; it must be above 0")
     require(bool(ridges) and min(ridges) > 0, f"ridges are {ridges!r}; each must be above 0")
     trained, held = split(queries, held_out, seed)
@@ -193,7 +197,7 @@ def distill(
     ridge = _choose(fitted, ridges, seed)
     matrix = _fit(fitted, ridge)
     adapter = QueryAdapter(matrix)
-    before, after = (_recall(collection, held, depth, each) for each in (None, adapter))
+    before, after = (_recall(collection, held, measured, each) for each in (None, adapter))
     zero = np.zeros_like(matrix)
     adapter.result = Distilled(
         n_trained=len(fitted),
@@ -202,7 +206,7 @@ def distill(
         ridge=ridge,
         margin_mse_before=margin_mse(judged, zero),
         margin_mse_after=margin_mse(judged, matrix),
-        depth=depth,
+        depth=measured,
         recall_before=before,
         recall_after=after,
     )
