@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vstore.cli.app import main as vstore_command
 
 PAGES = Path(__file__).parent.parent / "docs" / "reranking"
 RERANK = {
-    "grocery": ["--rerank", "vision-language", "--rerank-settings", '{"views": 4}', "--blend", "0"],
+    "grocery": ["--rerank", "vision-language", "--blend", "0"],
     "cranfield": [
         "--rerank",
         "passages",
@@ -82,6 +83,8 @@ def photos(asked: argparse.Namespace, db: vstore.Database, file: Path) -> None:
 
 def abstracts(asked: argparse.Namespace, db: vstore.Database, file: Path) -> None:
     """Write the abstracts, their titles as attributes, and the queries with judgments."""
+    # It is run as a file of its own, whose neighbours are imported by their names alone.
+    sys.path.insert(0, str(Path(__file__).parent))
     from benchmarks import rerank_cranfield
 
     data = rerank_cranfield.load(asked.data)
