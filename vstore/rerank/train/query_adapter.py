@@ -179,12 +179,7 @@ def distill(
     require(scale > 0, f"scale is {scale!r}; it must be above 0")
     require(bool(ridges) and min(ridges) > 0, f"ridges are {ridges!r}; each must be above 0")
     trained, held = split(queries, held_out, seed)
-    metric: Metric = collection.schema.metric
-    with progress_of(progress, "scoring", "queries") as report:
-        scored = []
-        for query in (*trained, *held):
-            scored.append(_score(reranker, collection, query, depth, metric))
-            report(len(scored), len(trained) + len(held))
+    scored = _score_all(reranker, collection, [*trained, *held], depth, progress)
     fitted = [each for each in scored[: len(trained)] if each is not None]
     judged = [each for each in scored[len(trained) :] if each is not None]
     if len(fitted) < 2:
@@ -211,6 +206,22 @@ def distill(
         recall_after=after,
     )
     return adapter
+
+
+def _score_all(
+    reranker: Any,
+    collection: Searched,
+    queries: Sequence[TrainQuery],
+    depth: int,
+    progress: bool | Report | None,
+) -> list[_Scored | None]:
+    metric: Metric = collection.schema.metric
+    scored = []
+    with progress_of(progress, "scoring", "queries") as report:
+        for query in queries:
+            scored.append(_score(reranker, collection, query, depth, metric))
+            report(len(scored), len(queries))
+    return scored
 
 
 def _score(
