@@ -4,11 +4,12 @@
 
 Embedded and server answer the same queries in turns; medians of the turns count. "Embedded, two threads"
 is what two Python threads get from `collection.search`, one query a call. Load comes from the Python
-clients of each system, in a process beside the server's: tasks of `vstore.aio`, each with a connection of
-its own and each of whose answers is compared with the embedded store's; threads for the others. With
---peers a chromadb server and milvus-lite are loaded in the same way with the same rows
-(`server_peers.py`, run by --peers-python, which has them). Prints every floor with its ratio; writes JSON
-and a picture of latency against load.
+clients of each system, in a process beside the server's, and shares one client: tasks of `vstore.aio`, each
+of whose answers is compared with the embedded store's; threads for the others. Sixteen tasks with a
+connection each are measured too. With --peers a chromadb server and milvus-lite are loaded in the same way
+with the same rows (`server_peers.py`, run by --peers-python, which has them). What is built of the rows is
+kept in the cache of data sets. Prints every floor with its ratio; writes JSON and a picture of latency
+against load.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,6 +34,7 @@ import vstore
 import vstore_server
 from vstore_server.__main__ import settle_memory
 
+from .datasets import cache
 from .report import RESULTS, machine, print_table, versions
 from .server_load import CLIENTS, K, hit_rate, latencies, load_line, percentiles, points, truth
 
@@ -131,6 +134,7 @@ def under_load(embedded: Any, url: str, queries: np.ndarray, seconds: float) -> 
         "tail_ratio": statistics.median(turn["p99"] / turn["p50"] for turn in turns),
         "turns": turns,
         "lines": lines,
+        "apart_16": load_line(url, queries, right, 16, seconds, apart=True),
     }
 
 
@@ -200,14 +204,26 @@ def build(folder: Path, vectors: np.ndarray) -> None:
         made.flush()
 
 
+def built(n: int, dim: int, vectors: np.ndarray) -> Path:
+    """Return the folder of this many rows and of what is made of them, kept between runs."""
+    kept = cache.root() / f"server-{n}x{dim}"
+    if not (kept / "done").exists():
+        print(f"building {n} x {dim}", flush=True)
+        shutil.rmtree(kept / "data", ignore_errors=True)
+        kept.mkdir(parents=True, exist_ok=True)
+        build(kept, vectors)
+        (kept / "done").touch()
+    return kept
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything and return it."""
     n, dim, seconds = (10_000, 64, 1.0) if options.quick else (100_000, 384, 3.0)
     vectors, queries = points(n, dim, 0), points(400 if options.quick else 1_000, dim, 1)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        print(f"building {n} x {dim}", flush=True)
-        build(folder, vectors)
+        folder, kept = Path(place), built(n, dim, vectors)
+        # What is measured writes, too.
+        shutil.copytree(kept / "data", folder / "data")
         with served(str(folder / "data")) as url, vstore.connect(folder / "data", read_only=True) as database:
             embedded = warmed(database.collection("c"))
             remote = vstore_server.connect(url).collection("c")
@@ -221,8 +237,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 "upsert": upserts(url, vectors[:10_000]),
             }
         if options.peers:
-            np.savez(folder / "rows.npz", vectors=vectors, queries=queries, truth=right)
-            result["peers"] = peers(options.peers_python, folder, seconds)
+            np.savez(kept / "rows.npz", vectors=vectors, queries=queries, truth=right)
+            result["peers"] = peers(options.peers_python, kept, seconds)
     return {"machine": machine(), "versions": versions(), **result}
 
 
@@ -295,7 +311,8 @@ def main() -> None:
     )
     print(
         f"embedded QPS: two threads {load['embedded_two_threads_qps']:.0f}, one batch "
-        f"{load['embedded_batch_qps']:.0f}; 16 clients {load['qps_16']:.0f}; recall {result['recall']:.3f}"
+        f"{load['embedded_batch_qps']:.0f}; 16 clients {load['qps_16']:.0f}, each with a connection of its "
+        f"own {load['apart_16']['qps']:.0f}; recall {result['recall']:.3f}"
     )
     systems = [("vstore", load["lines"])] + [(p["name"], p.get("lines", [])) for p in result.get("peers", ())]
     rows = [

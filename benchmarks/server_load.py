@@ -1,9 +1,10 @@
 """Load on a server, and what is measured of it; a program too, so that clients share no interpreter.
 
-python -m benchmarks.server_load URL FILE N SECONDS
+python -m benchmarks.server_load URL FILE N SECONDS [apart]
 
-The N clients of vstore are tasks of one process; each has a connection of its own and waits for its answer
-before it asks again, as the threads do that load the others' servers (`hammer`).
+The N clients of vstore are tasks of one process that share one connection, as the threads share a client
+that load the others' servers (`hammer`); each waits for its answer before it asks again. With "apart" each
+has a connection of its own.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def hammer(
     return [one for own in spent for one in own]
 
 
-def load_line(url: str, queries: np.ndarray, right: np.ndarray, n: int, seconds: float) -> dict[str, Any]:
+def load_line(
+    url: str, queries: np.ndarray, right: np.ndarray, n: int, seconds: float, apart: bool = False
+) -> dict[str, Any]:
     """Load a server of vstore from n clients of another process; QPS and milliseconds.
 
     Args:
@@ -109,33 +112,37 @@ def load_line(url: str, queries: np.ndarray, right: np.ndarray, n: int, seconds:
         right: int64[m, K], the embedded store's answers; every answer is compared.
         n: clients.
         seconds: how long.
+        apart: each has a connection of its own.
     """
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "queries.npz"
         np.savez(file, queries=queries, right=right)
         command = [sys.executable, "-m", "benchmarks.server_load", url, str(file), str(n), str(seconds)]
+        command += ["apart"] if apart else []
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     spent = json.loads(ended.stdout)
     return {"clients": n, "qps": len(spent) / seconds, **percentiles(spent)}
 
 
-async def ask_for(url: str, queries: np.ndarray, right: np.ndarray, n: int, seconds: float) -> list[float]:
+async def ask_for(
+    url: str, queries: np.ndarray, right: np.ndarray, n: int, seconds: float, apart: bool = False
+) -> list[float]:
     """Ask from n clients for so long, each as soon as it was answered; return all calls' milliseconds.
 
-    A client is a task of `vstore.aio`, with a connection and a stream of its own while it waits.
+    A client is a task; all share one connection of `vstore.aio`, or each has its own.
 
     Raises:
         RuntimeError: an answer is not the embedded store's.
     """
     import vstore  # Who loads the others' servers need not have it.
 
-    database = await vstore.aio.connect(url)
-    collection = await database.collection("c")
+    databases = [await vstore.aio.connect(url) for _ in range(n if apart else 1)]
+    collections = [await database.collection("c") for database in databases]
     spent: list[float] = []
     begin, expected = asyncio.Barrier(n), [ids.tolist() for ids in right]
 
     async def client(number: int) -> None:
-        at = number * 37
+        at, collection = number * 37, collections[number % len(collections)]
         for _ in range(5):
             await collection.search(queries[at % len(queries)], K)
         await begin.wait()
@@ -151,15 +158,16 @@ async def ask_for(url: str, queries: np.ndarray, right: np.ndarray, n: int, seco
     async with asyncio.TaskGroup() as clients:
         for number in range(n):
             clients.create_task(client(number))
-    await database.close()
+    for database in databases:
+        await database.close()
     return spent
 
 
 def main() -> None:
     """Load a server from this process and print all milliseconds."""
     url, file, n, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-    given = np.load(file)
-    json.dump(asyncio.run(ask_for(url, given["queries"], given["right"], n, seconds)), sys.stdout)
+    given, apart = np.load(file), sys.argv[5:] == ["apart"]
+    json.dump(asyncio.run(ask_for(url, given["queries"], given["right"], n, seconds, apart)), sys.stdout)
 
 
 if __name__ == "__main__":

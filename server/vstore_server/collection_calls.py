@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from vstore import BatchHits, Hits, Receipt, Record
-from vstore.errors import InvalidDocument, InvalidInput, InvalidSetting, ReadOnly
+from vstore.errors import InvalidInput, InvalidSetting, ReadOnly
 from vstore.filters import FilterLike, compile_filter
 from vstore.ingest.inputs import as_documents, as_keys, as_vectors, check_unique, row_batch
 from vstore.ingest.schema import check_field
@@ -23,7 +23,7 @@ from vstore.ingest.update import Missing, as_changes, check_missing
 from vstore.query.request import CompiledFilters, check_k, search_request
 from vstore.rerank.stage import apply, as_stages, check_depth, depth_of
 from vstore.rerank.stored import encode_fusion
-from vstore.types import Document, FieldType, Warmed
+from vstore.types import FieldType, Warmed
 from vstore_server import messages
 from vstore_server.calls import (
     Call,
@@ -36,6 +36,7 @@ from vstore_server.calls import (
     write_message,
 )
 from vstore_server.codec import Limits, Message
+from vstore_server.images import check_image
 from vstore_server.messages import read_value
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class CollectionCalls:
         self._check_writable()
         rows = row_batch(ids, vectors, attributes, documents, schema=self.described.schema, kind=None)
         for row, document in enumerate(rows.documents or ()):
-            _check_image(document, f"document {row}")
+            check_image(document, f"document {row}", self.name)
         whole = messages.rows_message(rows)
         ends = np.cumsum(messages.row_sizes(rows)) if rows.n else np.empty(0, np.int64)
         parts: list[Message] = []
@@ -435,12 +436,5 @@ def _as_query_document(document: Any) -> Any:
         return document
     parts = document if isinstance(document, Mapping) else {"image": document}
     stored = as_documents([parts], 1)
-    _check_image(stored[0] if stored else None, "query_document")
+    check_image(stored[0] if stored else None, "query_document")
     return stored[0] if stored else None
-
-
-def _check_image(document: Document | None, where: str) -> None:
-    if document is not None and isinstance(document.get("image"), str):
-        raise InvalidDocument(
-            f"{where}: 'image' is a path or URL; a server takes encoded bytes: read the file and send those"
-        )

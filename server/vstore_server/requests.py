@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from vstore import Collection, Database
-from vstore.errors import CollectionNotFound, InvalidDocument, VstoreError
+from vstore.errors import CollectionNotFound, VstoreError
 from vstore_server.codec import Limits, Message
 from vstore_server.errors import LimitExceeded
 from vstore_server.handles import Handles
@@ -108,11 +108,3 @@ class Requests:
 def written(collection: Collection, **fields: Any) -> Message:
     """Return the answer of a write: its fields, and the token of a version that holds it."""
     return {**fields, "version_token": collection.version_token}
-
-
-def check_image(document: Any, where: str) -> None:
-    """Raise InvalidDocument for an image that is a path or URL: the server would open it for its sender."""
-    if isinstance(document, dict) and isinstance(document.get("image"), str):
-        raise InvalidDocument(
-            f"{where}: 'image' is a path or URL; a server takes encoded bytes: read the file and send those"
-        )

@@ -21,12 +21,13 @@ from vstore.types import Candidate, Reranker
 from vstore_server import messages
 from vstore_server.codec import Limits, Message, decode, encode, prepare
 from vstore_server.errors import LimitExceeded
+from vstore_server.images import check_image
 from vstore_server.messages import Reader
 from vstore_server.methods import METHODS, Call
 from vstore_server.observe import Observer
 from vstore_server.plain import plain_search
 from vstore_server.replies import MAX_KEY_CHARACTERS, Replies
-from vstore_server.requests import check_image, written
+from vstore_server.requests import written
 from vstore_server.versions import VersionMethods
 
 __all__ = ["BATCH_SLICE", "METHODS", "Call", "Service"]
@@ -355,7 +356,7 @@ class Service(VersionMethods):
         self._at_most("vectors", len(vectors), self.limits.upsert_rows)
         self._at_most("ids", 0 if ids is None else len(ids), self.limits.upsert_rows)
         for row, document in enumerate(documents or ()):
-            check_image(document, f"document {row}")
+            check_image(document, f"document {row}", collection.name)
         given: Any = [] if ids is None else ids
         n_written = collection.upsert(given, vectors, attributes, documents)
         self._observer.wrote("upsert", n_written)
