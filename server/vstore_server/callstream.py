@@ -14,7 +14,9 @@ from typing import Any
 
 import grpc
 
-from vstore.errors import VstoreError
+from vstore.errors import Closed, VstoreError
+from vstore.serving import CheckedSearch
+from vstore.types import Hits
 from vstore_server import errors
 from vstore_server.codec import Limits, Message, decode, encode
 from vstore_server.errors import DeadlineExceeded, LimitExceeded, MalformedMessage, ServerUnavailable
@@ -28,6 +30,8 @@ _EOF: Any = grpc.aio.EOF
 Identify = Callable[[Method, Any], Call]
 Run = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
 Describe = Callable[[Any, Method, Exception, "Call | None"], dict[str, str]]
+SearchOf = Callable[[Message, Call], "CheckedSearch | None"]
+Shown = Callable[[Hits, Call], bytes]
 Note = Callable[[Method, "Call | None", float, "BaseException | None"], None]
 
 
@@ -40,12 +44,16 @@ class Answering:
         identify: returns the call of a request; asked again and again, as tokens come and go.
         describe: returns what a caller may know of an error.
         note: told how each request ended.
+        search_of: returns a request as a checked search, or None where it is none that memory answers.
+        shown: returns the answer of a search.
     """
 
     limits: Limits
     identify: Identify
     describe: Describe
     note: Note
+    search_of: SearchOf
+    shown: Shown
 
 
 class CallStreams:
@@ -53,7 +61,7 @@ class CallStreams:
 
     Args:
         answering: what streams of calls share.
-        searches: told how many requests are under way.
+        searches: told how many requests are under way; answers a search that comes alone.
         run: answers one request.
     """
 
@@ -102,6 +110,10 @@ class CallStreams:
             message = decode(data, self._on.limits)
             method = method_of(message)
             call = self._on.identify(method, context)
+            if method.name == "Search" and self._searches.is_alone:
+                answer = self._at_once(message, call)
+                if answer is not None:
+                    return answer
             return await self._in_time(method, data, message, call)
         except asyncio.CancelledError as error:
             failure = error
@@ -113,6 +125,19 @@ class CallStreams:
             return encode({"error": self._on.describe(context, method, error, call)})
         finally:
             self._on.note(method, call, started, failure)
+
+    def _at_once(self, message: Message, call: Call) -> bytes | None:
+        """Return the answer of a search that memory has and that waits for no other: before any deadline."""
+        plain = message
+        if "timeout_ms" in message:
+            plain = message.copy()
+            timeout_of(plain)
+        try:
+            search = self._on.search_of(plain, call)
+            hits = None if search is None else self._searches.now(search)
+        except Closed:
+            return None
+        return None if hits is None else self._on.shown(hits, call)
 
     async def _in_time(self, method: Method, data: bytes, message: Message, call: Call) -> bytes:
         timeout_s = timeout_of(message)

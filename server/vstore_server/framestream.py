@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 
 from vstore.errors import Closed
-from vstore.serving import CheckedSearch
 from vstore.types import Hits
 from vstore_server.callstream import Answering, check_size, method_of, timeout_of
 from vstore_server.codec import Message, decode, encode
@@ -26,8 +25,6 @@ from vstore_server.searches import Searches, Waiting
 
 _EOF: Any = grpc.aio.EOF
 
-SearchOf = Callable[[Message, Call], "CheckedSearch | None"]
-Shown = Callable[[Hits, Call], bytes]
 OnLane = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
 
 
@@ -37,16 +34,11 @@ class FrameStreams:
     Args:
         answering: what streams of calls share.
         searches: answers searches from memory, those of all streams together.
-        search_of: returns a request as a checked search, or None where it is none that memory answers.
-        shown: returns the answer of a search.
         on_lane: answers one request on a thread.
     """
 
-    def __init__(
-        self, answering: Answering, searches: Searches, search_of: SearchOf, shown: Shown, on_lane: OnLane
-    ) -> None:
-        self.answering, self.searches = answering, searches
-        self.search_of, self.shown, self.on_lane = search_of, shown, on_lane
+    def __init__(self, answering: Answering, searches: Searches, on_lane: OnLane) -> None:
+        self.answering, self.searches, self.on_lane = answering, searches, on_lane
         self._streams: set[_Stream] = set()
         self.is_closing = False
 
@@ -193,7 +185,7 @@ class _Stream:
         one.until_s = None if timeout_s is None else one.started + timeout_s
         if method.name == "Search":
             try:
-                search = of.search_of(message, call)
+                search = of.answering.search_of(message, call)
             except Closed:
                 # The handle went the moment before; a thread opens it again, or says what became of it.
                 search = None
@@ -217,7 +209,7 @@ class _Stream:
             elif isinstance(found, Exception):
                 raise found
             else:
-                self._answered(one, self._of.shown(found, call), None)
+                self._answered(one, self._of.answering.shown(found, call), None)
         except Exception as error:
             self._failed(one, error)
 

@@ -67,11 +67,17 @@ class Server:
         self.metrics_address: str | None = None
         self._secrets = (database.url,)
         self._searches = Searches(self._settings.max_waiting)
-        answering = Answering(self._settings.limits, self._call, self._described, self.observer.finished)
-        self._streams = CallStreams(answering, self._searches, self._run_decoded)
-        self._frames = FrameStreams(
-            answering, self._searches, self._service.search_of, self._service.hits_answer, self._run_on_lane
+        service = self._service
+        answering = Answering(
+            chosen.limits,
+            self._call,
+            self._described,
+            self.observer.finished,
+            service.search_of,
+            service.hits_answer,
         )
+        self._streams = CallStreams(answering, self._searches, self._run_decoded)
+        self._frames = FrameStreams(answering, self._searches, self._run_on_lane)
         self._lanes: dict[str, Lane] = {}
         self._server: Any = None
         self._serving = False
