@@ -2,10 +2,10 @@
 
     python -m benchmarks.eval_pages grocery --data FOLDER --embedder CHECKPOINT --model FOLDER --work FOLDER
     python -m benchmarks.eval_pages cranfield --data FOLDER --embedder CHECKPOINT --model CHECKPOINT
-        --work FOLDER [--threads 2] [--out FOLDER] [-- --blend 0.5 ...]
+        --work FOLDER [--threads 2] [--out FOLDER] [options of vstore eval]
 
 Writes a collection in a folder and its queries as a file, as a user has them, and runs the command over both:
-results.md, results.png, results.json, and photos.png of photos. What stands after `--` is given to it too.
+results.md, results.png, results.json, and photos.jpg of photos. Options that are not listed go to it.
 
 Grocery: the first stage is "colour+gradients" of `grocery`; --model is the folder "tuned" that
 `benchmarks.rerank_grocery` wrote, --work its --work. Cranfield: MiniLM embeddings; --model: a cross-encoder
@@ -119,8 +119,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="for the collection; it is made anew")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="instead of the folder of the set under docs/reranking")
-    parser.add_argument("more", nargs="*", help="options of vstore eval, after --")
-    asked = parser.parse_args()
+    asked, more = parser.parse_known_args()
     import torch
 
     torch.set_num_threads(asked.threads)
@@ -132,7 +131,7 @@ def main() -> None:
         write(asked, db, folder / "queries.jsonl")
     out = asked.out or PAGES / asked.set
     arguments = ["eval", str(folder / "store"), name, str(folder / "queries.jsonl"), "--out", str(out)]
-    vstore_command([*arguments, "--rerank-model", str(asked.model), *RERANK[asked.set], *asked.more])
+    vstore_command([*arguments, "--rerank-model", str(asked.model), *RERANK[asked.set], *more])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.rerank_grocery --data FOLDER --embedder CHECKPOINT --work FOLDER
         [--until STEP] [--threads 1] [--out FILE]
 
-A Qwen3-VL of a megabyte with random weights (`tiny_qwen`) is trained by `vstore.rerank.train` on the train
+A Qwen3-VL of 1.5 million random weights (`tiny_qwen`) is trained by `vstore.rerank.train` on the train
 photos, in two parts (`train`). Then every product's name is asked for among the test photos of its coarse
 class, and the first 50 hits are re-ranked, over each first stage of `grocery`, fitted to the same train
 photos. After that the re-ranker's scores are distilled into an adapter on the names' vectors. A run that is
@@ -40,8 +40,8 @@ from vstore.rerank.train import Distilled, PhotoAugment, TrainQuery, TrainSettin
 
 DEPTH = 50
 WAYS = ((1, 0.0), (4, 0.25), (4, 0.0), (4, 0.5))
-"""(views of a photo, weight of the first stage's score). First the defaults, which nobody chose, then what
-the held-out scenes chose after the first part."""
+"""(views of a photo, weight of the first stage's score). First the defaults, then what the held-out scenes
+chose after the first part, then what was named before the second."""
 SLICE = 300
 """Hits that an adapter learns from: more than any coarse class has photos."""
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)

@@ -1,4 +1,4 @@
-"""A Qwen3-VL checkpoint of half a megabyte with random weights, laid out as the published re-ranker's.
+"""A Qwen3-VL checkpoint of 1.5 million random weights, laid out as the published re-ranker's.
 
 The real class with small numbers: 60 x 60 pixels are 144 patches and 9 tokens. Its tokenizer writes each
 fixed sentence of the published prompt, and each word of `texts`, as one token: a pair is two dozen.

@@ -135,8 +135,8 @@ def test_the_command_reads_photos_of_the_store_and_shows_them(
         pytest.approx(0.6309, abs=1e-3),
         1.0,
     )
-    assert "](photos.png)" in (tmp_path / "out" / "results.md").read_text()
-    assert (tmp_path / "out" / "photos.png").read_bytes().startswith(b"\x89PNG")
+    assert "](photos.jpg)" in (tmp_path / "out" / "results.md").read_text()
+    assert (tmp_path / "out" / "photos.jpg").read_bytes().startswith(b"\xff\xd8")
     assert run("--rerank-settings", '{"channel": 2}') == 0
     assert "0.631 to 0.631" in capsys.readouterr().out
     assert run("--rerank-settings", "[1]") == 2

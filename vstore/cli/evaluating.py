@@ -39,7 +39,7 @@ from vstore.rerank.images import ImageReader
 from vstore.storage import ObjectStore
 from vstore.types import Hit
 
-PHOTOS = "photos.png"
+PHOTOS = "photos.jpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class EvalOptions:
 
 
 def run(collection: Collection, store: ObjectStore, options: EvalOptions) -> None:
-    """Measure, write results.json, results.png, results.md and photos.png into the folder, print the page."""
+    """Measure, write results.json, results.png, results.md and photos.jpg into the folder, print the page."""
     queries = read_queries(options.queries)
     arguments = [] if options.rerank_model is None else [options.rerank_model]
     rerank = Rerank(load_reranker(options.rerank, *arguments, **options.rerank_settings), blend=options.blend)

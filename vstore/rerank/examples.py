@@ -20,6 +20,8 @@ EXCERPT = 90
 """Characters of a text."""
 SIDE = 160
 """Pixels of a photo's longer side, at most."""
+QUALITY = 80
+"""Of a JPEG."""
 RIGHT, WRONG = "#2a9d3a", "#d62828"
 """Frames."""
 
@@ -134,7 +136,7 @@ def draw_examples(
                     spine.set(color=RIGHT if query.relevant.get(key, 0) > 0 else WRONG, linewidth=3)
             for axis in axes[len(ids) :]:
                 axis.set_axis_off()
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, pil_kwargs={"quality": QUALITY})
     return True
 
 
