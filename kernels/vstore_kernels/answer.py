@@ -17,7 +17,7 @@ from vstore_kernels.answering import answer_rows
 from vstore_kernels.bitmap import full
 from vstore_kernels.build import UpperLevels
 from vstore_kernels.codes import CodeParams, flips_of, packed_words
-from vstore_kernels.dots import FOUR
+from vstore_kernels.fours import FOUR
 from vstore_kernels.layout import (
     ACORN,
     CLUSTERS,
@@ -33,7 +33,8 @@ from vstore_kernels.layout import (
 )
 from vstore_kernels.near_scan import N_SCAN
 from vstore_kernels.packs import pack
-from vstore_kernels.scan_tile import TILE, TILE_BEAM
+from vstore_kernels.products import row_squares
+from vstore_kernels.scan_tile import RUN, TILE, TILE_BEAM
 from vstore_kernels.search import SearchScratch, apart
 from vstore_kernels.tables import BlockTables
 
@@ -119,6 +120,7 @@ class ResidentShard:
             params.scale,
             flips_of(params),
             vector_table,
+            row_squares(centroids, params.d),
         )
         numbers = (
             tables.block_shift,
@@ -295,10 +297,9 @@ def _tile(n: int, beam: int, k: int) -> tuple[NDArray[Any], ...]:
         _rows_apart(n, k, np.int32),
         _rows_apart(n, k, np.float32),
         _rows_apart(n, 2, np.int64),
-        apart(FOUR, np.int32),
+        apart(2 * RUN, np.int64),
         _rows_apart(N_FACTORS, n, np.float32),
         apart(n, np.float32),
-        apart(FOUR, np.float32),
         apart(FOUR, np.float32),
     )
 
@@ -366,7 +367,7 @@ def answer_one(
         )
     words, epoch = scratch.fit_one(shard, asked)
     ids, distances, counters, status = out = scratch.one
-    answer_rows(query.reshape(1, -1), *asked.arguments, *out, *shard.arguments, words, epoch)
+    answer_rows(query.reshape(1, -1), *asked.arguments, *out, *shard.arguments, words, epoch, 0)
     (found,) = ids.tolist()
     (gaps,) = distances.tolist()
     if found[-1] < 0:
@@ -391,6 +392,7 @@ def answer(
     out_distances: NDArray[np.float32],
     counters: NDArray[np.int64],
     status: NDArray[np.uint8],
+    gaps: NDArray[np.float32] | None = None,
 ) -> None:
     """Answer `queries` on one shard with the GIL released.
 
@@ -411,6 +413,8 @@ def answer(
             `n_candidates=0`); infinite beyond.
         counters: int64 [m, N_COUNTERS], written; zeros where vectors lack.
         status: uint8 [m]: ANSWERED, LACKS_VECTORS or TOO_FEW.
+        gaps: float32 [m, K], the distances of the clusters from each query (`Nearness.of`), or None: they
+            are computed where a mode needs them.
 
     Raises:
         TypeError: a wrong dtype.
@@ -430,9 +434,12 @@ def answer(
     m = len(queries)
     if m == 0:
         return
+    if gaps is not None and gate.array("gaps", gaps, np.float32, 2).shape != (m, shard.n_clusters):
+        raise ValueError(f"gaps have shape {gaps.shape}; it must be ({m}, {shard.n_clusters})")
     words, epoch = scratch.fit(shard, m, *asked.wanted)
     out = (out_ids, out_distances, counters, status)
-    answer_rows(queries, *asked.arguments, *out, *shard.arguments, words, epoch)
+    gaps_at = 0 if gaps is None else gaps.ctypes.data
+    answer_rows(queries, *asked.arguments, *out, *shard.arguments, words, epoch, gaps_at)
 
 
 def _check_arrays(

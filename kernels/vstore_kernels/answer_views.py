@@ -12,7 +12,7 @@ from vstore_kernels.packs import WORDS, flat, grid
 from vstore_kernels.scan_tile import TileView
 from vstore_kernels.views import SearchView, TableView
 
-N_HELD: Final = 12
+N_HELD: Final = 13
 """Arrays of a shard's pack; ten numbers follow."""
 
 
@@ -26,6 +26,8 @@ class ShardView(NamedTuple):
     entry_rank: Int
     max_level: Int
     centroids: NDArray[np.float32]
+    squares: NDArray[np.float32]
+    """float32 [K], of the centroids."""
     offsets: NDArray[np.int64]
     kind: Int
     """Position in METRICS."""
@@ -84,8 +86,8 @@ def tile_of(scratch: NDArray[np.int64]) -> TileView:
     return TileView(
         grid(scratch, 15, np.uint64), grid(scratch, 16, np.float32), grid(scratch, 17, np.int32),
         grid(scratch, 18, np.float32), grid(scratch, 19, np.int32), grid(scratch, 20, np.float32),
-        grid(scratch, 21, np.int64), flat(scratch, 22, np.int32), grid(scratch, 23, np.float32),
-        flat(scratch, 24, np.float32), flat(scratch, 25, np.float32), flat(scratch, 26, np.float32),
+        grid(scratch, 21, np.int64), flat(scratch, 22, np.int64), grid(scratch, 23, np.float32),
+        flat(scratch, 24, np.float32), flat(scratch, 25, np.float32),
     )
 
 
@@ -93,9 +95,9 @@ def tile_of(scratch: NDArray[np.int64]) -> TileView:
 def buffers_of(scratch: NDArray[np.int64]) -> Buffers:
     """Return the other buffers of a scratch's pack."""
     return Buffers(
-        flat(scratch, 27, np.float32), flat(scratch, 28, np.int32), flat(scratch, 29, np.float32),
-        flat(scratch, 30, np.float32), flat(scratch, 31, np.int32), flat(scratch, 32, np.float32),
-        flat(scratch, 33, np.int64), flat(scratch, 34, np.int64), flat(scratch, 35, np.int64),
+        flat(scratch, 26, np.float32), flat(scratch, 27, np.int32), flat(scratch, 28, np.float32),
+        flat(scratch, 29, np.float32), flat(scratch, 30, np.int32), flat(scratch, 31, np.float32),
+        flat(scratch, 32, np.int64), flat(scratch, 33, np.int64), flat(scratch, 34, np.int64),
     )
 
 
@@ -114,7 +116,8 @@ def shard_of(held: NDArray[np.int64]) -> ShardView:
     numbers = held[WORDS * N_HELD :]
     return ShardView(
         flat(held, 2, np.int32), flat(held, 3, np.int64), grid(held, 4, np.int32), grid(held, 5, np.uint8),
-        numbers[3], numbers[4], grid(held, 6, np.float32), flat(held, 7, np.int64), numbers[8],
+        numbers[3], numbers[4], grid(held, 6, np.float32), flat(held, 12, np.float32),
+        flat(held, 7, np.int64), numbers[8],
         flat(held, 11, np.int64), numbers[9],
         flat(held, 8, np.float32), flat(held, 9, np.float32), grid(held, 10, np.float32),
         numbers[5], numbers[6], numbers[7],

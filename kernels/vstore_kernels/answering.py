@@ -17,6 +17,7 @@ from vstore_kernels.answer_views import (
 )
 from vstore_kernels.beam import heap_pop, heap_push
 from vstore_kernels.codes import prepare_into
+from vstore_kernels.intrinsics import load_f32
 from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import (
     ACORN,
@@ -59,10 +60,12 @@ def answer_rows(
     inflation: np.float32,
     scratch: NDArray[np.int64],
     epoch: Int,
+    gaps_at: Int,
 ) -> None:
     """Answer `queries` (float32 [m, d]), scans a tile at a time; arrays as in `answer`.
 
     `held` and `scratch` are packs (`packs`): the arrays of the shard, and the buffers (`answer_views`).
+    `gaps_at` is the address of `gaps`, or 0.
     """
     search, tables, shard = search_of(scratch), tables_of(held), shard_of(held)
     tile, rotated, buffers = tile_of(scratch), flat(scratch, 14, np.float32), buffers_of(scratch)
@@ -89,7 +92,8 @@ def answer_rows(
             state[:] = 0
             state[EF], state[MODE], state[EPOCH] = ef, mode, epoch + i
             status[i] = _answer_one(
-                queries[i], j, code, passing, wish, shard, tables, tile, search, buffers, out_ids[i],
+                queries[i], j, code, passing, wish, shard, tables, tile, search, buffers,
+                gaps_at + 4 * i * shard.squares.shape[0] if gaps_at != 0 else 0, out_ids[i],
                 out_distances[i], out_counters[i],
             )
     # fmt: on
@@ -107,6 +111,7 @@ def _answer_one(
     tile: TileView,
     search: SearchView,
     buffers: Buffers,
+    gaps_at: Int,
     out_ids: NDArray[np.int32],
     out_distances: NDArray[np.float32],
     out_counters: NDArray[np.int64],
@@ -123,7 +128,7 @@ def _answer_one(
         for t in range(found):
             search.beam_nodes[t], search.beam_distances[t] = tile.nodes[j, t], tile.distances[j, t]
     else:
-        found = _find(query, code, passing, wish, shard, tables, search, buffers)
+        found = _find(query, code, passing, wish, shard, tables, search, buffers, gaps_at)
     status = _settle(query, code, wish, shard, tables, search, buffers, found, out_ids, out_distances)
     if status != LACKS_VECTORS:
         for c in range(out_counters.shape[0]):
@@ -141,15 +146,16 @@ def _find(
     tables: TableView,
     search: SearchView,
     buffers: Buffers,
+    gaps_at: Int,
 ) -> Int:
     """Leave the candidates of all but scans in the beam, nearest first; return how many there are."""
     filtered = passing.shape[0] > 0
     counters, state = search.counters, search.state
+    if wish.mode == CLUSTERS or wish.mode == ACORN:
+        _place_clusters(query, shard, gaps_at, buffers.cluster_gaps)
     if wish.mode == CLUSTERS:
-        cluster_distances(query, shard.centroids, shard.kind, buffers.cluster_gaps)
         return np.int64(_scan_clusters(passing, filtered, wish, shard, tables, code, search, buffers))
     if wish.mode == ACORN:
-        cluster_distances(query, shard.centroids, shard.kind, buffers.cluster_gaps)
         counters[N_DISTANCES] = shard.centroids.shape[0]
         state[N_SEEDS] = near_seeds(
             buffers.cluster_gaps,
@@ -187,6 +193,18 @@ def _find(
         if search.beam_nodes[t] < 0:
             search.beam_nodes[t] = ~search.beam_nodes[t]
     return found
+
+
+@part()
+def _place_clusters(
+    query: NDArray[np.float32], shard: ShardView, gaps_at: Int, out: NDArray[np.float32]
+) -> None:
+    """Write the distances of the clusters, which lie at `gaps_at` where that is not 0."""
+    if gaps_at == 0:
+        cluster_distances(query, shard.centroids, shard.squares, shard.kind, out)
+        return
+    for c in range(out.shape[0]):
+        out[c] = load_f32(gaps_at, 4 * c)
 
 
 @inner()

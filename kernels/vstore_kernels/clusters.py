@@ -21,6 +21,7 @@ from vstore_kernels.jit import sum_kernel
 from vstore_kernels.layout import METRICS
 from vstore_kernels.near import cluster_distances
 from vstore_kernels.parallel import run_chunks
+from vstore_kernels.products import row_squares
 
 _MAX_BRANCH: Final = 128
 _SAMPLE_PER_CLUSTER: Final = 64
@@ -112,7 +113,18 @@ def cluster_order(
 def nearest_clusters(
     query: NDArray[np.float32], centroids: NDArray[np.float32], metric: str
 ) -> NDArray[np.int32]:
-    """Return all cluster numbers (int32 [K]), nearest first.
+    """Return all cluster numbers (int32 [K]), nearest first; arguments as for `cluster_gaps`.
+
+    Raises:
+        TypeError, ValueError: as there.
+    """
+    return np.argsort(cluster_gaps(query, centroids, metric), kind="stable").astype(np.int32)
+
+
+def cluster_gaps(
+    query: NDArray[np.float32], centroids: NDArray[np.float32], metric: str
+) -> NDArray[np.float32]:
+    """Return the distance of each cluster as far as order needs it, float32 [K] (`near.cluster_distances`).
 
     Args:
         query: float32 [d], as the caller gave it.
@@ -134,8 +146,9 @@ def nearest_clusters(
             f"centroids have {centroids.shape[1]} dimensions; under {metric} this query needs {expected}"
         )
     distances = np.empty(centroids.shape[0], np.float32)
-    cluster_distances(query, centroids, METRICS.index(metric), distances)
-    return np.argsort(distances, kind="stable").astype(np.int32)
+    squares = row_squares(centroids, query.size)
+    cluster_distances(query, centroids, squares, METRICS.index(metric), distances)
+    return distances
 
 
 class _Splitter:

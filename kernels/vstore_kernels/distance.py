@@ -75,6 +75,15 @@ def length(query: NDArray[np.float32]) -> np.float32:
     return np.float32(np.sqrt(total))
 
 
+@part()
+def unit_scale(query: NDArray[np.float32]) -> np.float32:
+    """Return what brings `query` (float32 [d]) to unit length, 1 / |query|, and 1 where it is zero; for use
+    inside kernels.
+    """
+    norm = length(query)
+    return np.float32(1) / norm if norm > np.float32(0) else np.float32(1)
+
+
 @sum_part()
 def distance_at(address: Int, query: NDArray[np.float32], norm: np.float32, kind: Int) -> np.float32:
     """Return the distance of `query` (float32 [d], of length `norm`) to the float32 row at `address`; for use

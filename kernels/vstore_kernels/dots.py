@@ -10,7 +10,7 @@ masks unpack whole registers:
 | 2    | 16 bytes | j, 16 + j, 32 + j, 48 + j (low to high pair) | int8 [d]                                 |
 | 1    | 8 bytes  | bit i of the little-endian word is i         | N_PLANES words a chunk, two's complement |
 
-The products of 4- and 2-bit codes are summed in pairs by vpmaddubsw (15 * 127 * 4 fits 16 bits, so it cannot
+The products of 4- and 2-bit codes are summed in pairs by vpmaddubsw (15 * 127 * 8 fits 16 bits, so it cannot
 saturate), or by AVX-512 VNNI's vpdpbusd; those of 8-bit codes by vpmaddwd or vpdpwssd; 1-bit codes by
 population counts, which LLVM turns into VPOPCNTDQ where there is one (RaBitQ, Gao & Long 2024, 3.3.2).
 """
@@ -33,8 +33,6 @@ from vstore_kernels.jit import DISABLE_JIT, Int, part
 
 CHUNK: Final = 64
 """Dimensions of a chunk; narrow codes are padded to a multiple of it."""
-FOUR: Final = 4
-"""Queries that a row of 4-bit codes is unpacked for at once."""
 N_PLANES: Final = 6
 """Bit planes of a query against 1-bit codes; the last one counts negative."""
 
@@ -138,54 +136,51 @@ def emit_chunks(builder: Any, row: Any, query: Any, n_chunks: Any, bits: int, is
         bits: 4 or 2.
         isa: one of `isa.ISAS`.
     """
-    return _emit_products(builder, row, [query], n_chunks, bits, isa)[0]
+    return _sum(builder, emit_sums(builder, row, [query], n_chunks, bits, isa)[0])
 
 
-def emit_chunks_for_four(
-    builder: Any, row: Any, query: Any, stride: Any, n_chunks: Any, out: Any, isa: str
-) -> None:
-    """Emit the products of one row of 4-bit codes with four queries, which it is unpacked for once.
-
-    Args:
-        builder: an llvmlite IR builder.
-        row: i64, the address of the codes.
-        query: i64, the address of the first query, int8 [64 * n_chunks].
-        stride: i64, bytes from one query to the next.
-        n_chunks: i64.
-        out: i64, the address of int32 [4], written.
-        isa: one of `isa.ISAS`.
+def emit_sums(builder: Any, row: Any, queries: list[Any], n_chunks: Any, bits: int, isa: str) -> list[Any]:
+    """As `emit_chunks` for several queries, which a row is unpacked for once; return the i32 lanes of each
+    product, whose sum it is.
     """
-    queries = [builder.add(query, builder.mul(stride, _I64(j))) for j in range(FOUR)]
-    for j, product in enumerate(_emit_products(builder, row, queries, n_chunks, 4, isa)):
-        at = builder.inttoptr(builder.add(out, _I64(4 * j)), _I32.as_pointer())
-        builder.store(product, at, align=4)
-
-
-def _emit_products(
-    builder: Any, row: Any, queries: list[Any], n_chunks: Any, bits: int, isa: str
-) -> list[Any]:
-    """Emit the products of a row with several queries, which it is unpacked for once; return an i32 each."""
-    n_parts = 8 // bits
-    lanes = CHUNK // n_parts
+    lanes = CHUNK * bits // 8
     kind, sums = _vector(_I8, lanes), _vector(_I32, lanes // 4)
     accumulators = [_emit.alloca_once(builder, sums) for _ in queries]
     for accumulator in accumulators:
         builder.store(_splat(sums, 0), accumulator)
-    with _emit.for_range(builder, n_chunks) as loop:
-        packed = _load(builder, builder.add(row, builder.mul(loop.index, _I64(lanes))), kind)
-        mask = _splat(kind, (1 << bits) - 1)
-        codes = []
-        for part in range(n_parts):
-            shifted = packed if part == 0 else builder.lshr(packed, _splat(kind, bits * part))
-            codes.append(shifted if part == n_parts - 1 else builder.and_(shifted, mask))
+
+    def add(first: Any, n: int) -> None:
+        codes = [
+            (code, builder.add(builder.mul(first, _I64(CHUNK)), _I64(CHUNK * c + lanes * place)))
+            for c in range(n)
+            for place, code in enumerate(_unpacked(builder, row, builder.add(first, _I64(c)), kind, bits))
+        ]
         for query, accumulator in zip(queries, accumulators, strict=True):
-            start = builder.add(query, builder.mul(loop.index, _I64(CHUNK)))
-            parts = [
-                (code, _load(builder, builder.add(start, _I64(lanes * part)), kind))
-                for part, code in enumerate(codes)
-            ]
+            parts = [(code, _load(builder, builder.add(query, at), kind)) for code, at in codes]
             builder.store(_add_bytes(builder, builder.load(accumulator), parts, isa), accumulator)
-    return [_sum(builder, builder.load(accumulator)) for accumulator in accumulators]
+
+    if bits == 4:
+        # Two chunks at once: their pairs are widened once (15 * 127 * 8 fits 16 bits).
+        with _emit.for_range(builder, builder.lshr(n_chunks, _I64(1))) as loop:
+            add(builder.shl(loop.index, _I64(1)), 2)
+        odd = builder.and_(n_chunks, _I64(1))
+        with builder.if_then(builder.icmp_unsigned("!=", odd, _I64(0))):
+            add(builder.sub(n_chunks, _I64(1)), 1)
+    else:
+        with _emit.for_range(builder, n_chunks) as loop:
+            add(loop.index, 1)
+    return [builder.load(accumulator) for accumulator in accumulators]
+
+
+def _unpacked(builder: Any, row: Any, chunk: Any, kind: Any, bits: int) -> list[Any]:
+    """Return the codes of a chunk, as vectors of bytes in the order of their dimensions."""
+    packed = _load(builder, builder.add(row, builder.mul(chunk, _I64(kind.count))), kind)
+    mask, n_parts = _splat(kind, (1 << bits) - 1), 8 // bits
+    codes = []
+    for place in range(n_parts):
+        shifted = packed if place == 0 else builder.lshr(packed, _splat(kind, bits * place))
+        codes.append(shifted if place == n_parts - 1 else builder.and_(shifted, mask))
+    return codes
 
 
 def emit_bytes(builder: Any, row: Any, query: Any, d: Any, isa: str) -> Any:
@@ -242,13 +237,6 @@ if DISABLE_JIT:
     dot_bytes: Any = _python_dot_bytes
     dot_nibbles: Any = _python_dot_chunks(4)
     dot_pairs: Any = _python_dot_chunks(2)
-
-    def _python_dots(row: Any, query: Any, stride: Any, n_chunks: Any, out: Any) -> None:
-        sums = (ctypes.c_int32 * FOUR).from_address(int(out))
-        for j in range(FOUR):
-            sums[j] = dot_nibbles(row, int(query) + j * int(stride), n_chunks)
-
-    dot_nibbles_of_four: Any = _python_dots
 else:
 
     @intrinsic
@@ -268,19 +256,6 @@ else:
             return emit_chunks(builder, args[0], args[1], args[2], 4, ISA)
 
         return types.int32(types.int64, types.int64, types.int64), codegen
-
-    @intrinsic
-    def dot_nibbles_of_four(
-        typingctx: Any, row: Any, query: Any, stride: Any, n_chunks: Any, out: Any
-    ) -> Any:
-        """Write, as int32 [4] at `out`, `dot_nibbles` of a row and four queries `stride` bytes apart."""
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            row, query, stride, n_chunks, out = args
-            emit_chunks_for_four(builder, row, query, stride, n_chunks, out, ISA)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 5), codegen
 
     @intrinsic
     def dot_pairs(typingctx: Any, row: Any, query: Any, n_chunks: Any) -> Any:

@@ -9,16 +9,21 @@ from numpy.typing import NDArray
 
 from vstore_kernels import gate
 from vstore_kernels.beam import heap_pop, heap_push
+from vstore_kernels.distance import length, unit_scale
 from vstore_kernels.intrinsics import trailing_zeros
-from vstore_kernels.jit import Int, part, sum_kernel, sum_part
+from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import METRICS
+from vstore_kernels.products import products_into
 
 _COSINE: Final = METRICS.index("cosine")
 _DOT: Final = METRICS.index("dot")
 
 
 def novelty(
-    queries: NDArray[np.float32], centroids: NDArray[np.float32], directions: bool
+    queries: NDArray[np.float32],
+    centroids: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    directions: bool,
 ) -> NDArray[np.float32]:
     """Return how unlike the centroids' rows queries are, float32 [m]: the squared distance to the nearest
     centroid over the mean squared distance to all.
@@ -26,6 +31,7 @@ def novelty(
     Args:
         queries: float32 [m, d], raw.
         centroids: float32 [K >= 1, d]; of unit length when `directions`.
+        squares: float32 [K], `products.row_squares` of the centroids.
         directions: compare directions alone; a zero query has none, and lies as far from all.
 
     Raises:
@@ -34,79 +40,84 @@ def novelty(
     """
     if queries.dtype is not gate.FLOAT32 or queries.ndim != 2 or not queries.flags.c_contiguous:
         gate.array("queries", queries, np.float32, 2)
-    if queries.shape[1] != centroids.shape[1]:
+    if queries.shape[1] != centroids.shape[1] or squares.size != len(centroids):
         raise ValueError(
-            f"queries have {queries.shape[1]} dimensions, centroids {centroids.shape[1]}; they must agree"
+            f"queries have {queries.shape[1]} dimensions, centroids {centroids.shape[1]}, with "
+            f"{squares.size} squares of {len(centroids)}; they must agree"
         )
     out = np.empty(queries.shape[0], np.float32)
-    _novelty(queries, centroids, directions, out)
+    _novelty(queries, centroids, squares, directions, np.empty((len(out), len(squares)), np.float32), out)
     return out
 
 
-@sum_kernel()
+@kernel()
 def _novelty(
     queries: NDArray[np.float32],
     centroids: NDArray[np.float32],
+    squares: NDArray[np.float32],
     directions: bool,
+    room: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    for i in range(queries.shape[0]):
-        out[i] = novelty_of(queries[i], centroids, directions)
+    m, d = queries.shape
+    products_into(np.int64(queries.ctypes.data), m, d, centroids, np.int64(room.ctypes.data))
+    for i in range(m):
+        out[i] = novelty_of(queries[i], room[i], squares, directions)
 
 
-@sum_part()
-def novelty_of(query: NDArray[np.float32], centroids: NDArray[np.float32], directions: bool) -> np.float32:
-    """Return `novelty` of one query (float32 [d]); arguments as there."""
-    shrink = np.float32(1)
+@part()
+def novelty_of(
+    query: NDArray[np.float32], products: NDArray[np.float32], squares: NDArray[np.float32], directions: bool
+) -> np.float32:
+    """Return `novelty` of one query (float32 [d]) from its products with the centroids (float32 [>= K])."""
+    norm = length(query)
+    own, shrink = norm * norm, np.float32(1)
     if directions:
-        square = np.float32(0)
-        for j in range(query.shape[0]):
-            square += query[j] * query[j]
-        shrink = np.float32(0)
-        if square > np.float32(0):
-            shrink = np.float32(1) / np.float32(np.sqrt(square))
+        shrink = unit_scale(query)
+        own = np.float32(1) if norm > np.float32(0) else np.float32(0)
     least = np.float32(np.inf)
     total = np.float32(0)
-    for c in range(centroids.shape[0]):
-        row = centroids[c]
-        gap = np.float32(0)
-        for j in range(query.shape[0]):
-            apart = query[j] * shrink - row[j]
-            gap += apart * apart
+    for c in range(squares.shape[0]):
+        # Rounding alone makes it negative.
+        gap = max(own + squares[c] - np.float32(2) * shrink * products[c], np.float32(0))
         least = min(least, gap)
         total += gap
-    mean = total / np.float32(centroids.shape[0])
+    mean = total / np.float32(squares.shape[0])
     return np.float32(least / mean) if mean > np.float32(0) else np.float32(0)
 
 
-@sum_part()
+@part()
 def cluster_distances(
-    query: NDArray[np.float32], centroids: NDArray[np.float32], kind: Int, out: NDArray[np.float32]
+    query: NDArray[np.float32],
+    centroids: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    kind: Int,
+    out: NDArray[np.float32],
 ) -> None:
     """Write the distance of each centroid, as far as order needs it.
 
     Args:
         query: float32 [d], raw.
         centroids: float32 [K, d'], as in `clusters.nearest_clusters`.
+        squares: float32 [K], `products.row_squares` of them over d.
         kind: position in METRICS. l2 and cosine give |c|^2 - 2 c.q, cosine of the normalised query; dot -c.q.
         out: float32 [K], mutated.
     """
-    d = query.shape[0]
-    shrink = np.float32(1)
-    if kind == _COSINE:
-        square = np.float32(0)
-        for j in range(d):
-            square += query[j] * query[j]
-        if square > np.float32(0):
-            shrink = np.float32(1) / np.float32(np.sqrt(square))
-    for c in range(centroids.shape[0]):
-        row = centroids[c]
-        inner = np.float32(0)
-        square = np.float32(0)
-        for j in range(d):
-            inner += row[j] * query[j]
-            square += row[j] * row[j]
-        out[c] = -inner if kind == _DOT else square - np.float32(2) * shrink * inner
+    products_into(np.int64(query.ctypes.data), 1, query.shape[0], centroids, np.int64(out.ctypes.data))
+    to_gaps(query, squares, kind, out)
+
+
+@inner()
+def to_gaps(
+    query: NDArray[np.float32], squares: NDArray[np.float32], kind: Int, products: NDArray[np.float32]
+) -> None:
+    """Turn a query's products with centroids (float32 [K], mutated) into `cluster_distances`."""
+    shrink = unit_scale(query) if kind == _COSINE else np.float32(1)
+    for c in range(products.shape[0]):
+        if kind == _DOT:
+            products[c] = -products[c]
+        else:
+            products[c] = squares[c] - np.float32(2) * shrink * products[c]
 
 
 @part()

@@ -1,7 +1,8 @@
 """The scan of all passing rows for a few queries at once: a row that was read is scored for each of them.
 
 Codes of many rows do not stay in a cache, and reading them bounds the scan of one query; a matrix product
-gains as much from rows of queries. Each query has its own beam and bounds, so it finds what it finds alone.
+gains as much from rows of queries. Rows are gathered a run ahead of their turn, for under a filter they lie
+apart. Each query has its own beam and bounds, so it finds what it finds alone.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.dots import CHUNK, FOUR
-from vstore_kernels.intrinsics import load_f32, trailing_zeros
+from vstore_kernels.dots import CHUNK
+from vstore_kernels.fours import FOUR, judge_four
+from vstore_kernels.intrinsics import trailing_zeros
 from vstore_kernels.jit import Int, inner, part
-from vstore_kernels.layout import F_BASE, F_BIAS, F_SCALE, F_SHIFT, F_STEP_ERROR
-from vstore_kernels.rescore import SIGMAS, keep
-from vstore_kernels.scoring import QueryView, nibbles_of_four, prefetch_passing, score
+from vstore_kernels.rescore import keep
+from vstore_kernels.scoring import QueryView, prefetch_row, score
 
 TILE: Final = 8
 """Queries at once: their packed codes, at 1,024 dimensions 8 KiB, stay beside a row's in the first cache."""
 TILE_BEAM: Final = 4_096
 """Wider beams are scanned one query at a time."""
+RUN: Final = 16
+"""Rows asked for while as many are scored: at 1,024 dimensions 8 KiB each, which the first cache holds."""
 
 
 class TileView(NamedTuple):
@@ -41,15 +44,13 @@ class TileView(NamedTuple):
     """float32 [.., >= k], mutated."""
     sizes: NDArray[np.int64]
     """int64 [.., 2]: nodes in the beam, upper bounds held; mutated."""
-    products: NDArray[np.int32]
-    """int32 [FOUR], mutated."""
+    rows: NDArray[np.int64]
+    """int64 [2 * RUN], mutated: nodes to be scored, and those after them."""
     wide: NDArray[np.float32]
     """float32 [N_FACTORS, ..], mutated: `factors`, a factor of all queries beside each other."""
     limits: NDArray[np.float32]
     """float32 [..], mutated: the k-th least upper bound of each query, infinite before there are k."""
     estimates: NDArray[np.float32]
-    """float32 [FOUR], mutated."""
-    lows: NDArray[np.float32]
     """float32 [FOUR], mutated."""
 
 
@@ -73,23 +74,66 @@ def scan_tile(
 
     Args as in `near_scan.scan_run`; the first `n_queries` of the tile take part.
     """
-    mask = (np.int64(1) << block_shift) - 1
     for j in range(tile.sizes.shape[0]):
         tile.sizes[j, 0], tile.sizes[j, 1], tile.limits[j] = 0, 0, np.inf
         for t in range(tile.factors.shape[1]):
             tile.wide[t, j] = tile.factors[j, t]
-    for w in range(passing.shape[0] if filtered else (n + 63) >> 6):
-        word = ~np.uint64(0)
-        if filtered:
-            word = passing[w]
-        elif n - w * 64 < 64:
-            word >>= np.uint64(64 - (n - w * 64))
-        prefetch_passing(word, w * 64, code_table, block_shift, row_bytes)
-        while word != np.uint64(0):
-            node = w * 64 + trailing_zeros(word)
-            word &= word - np.uint64(1)
-            address = code_table[node >> block_shift] + (node & mask) * row_bytes
-            _offer(tile, n_queries, bits, width, bias_at, address, node, capacity, k)
+    n_words = passing.shape[0] if filtered else (n + 63) >> 6
+    rows = tile.rows
+    word, at = np.uint64(0), np.int64(-1)
+    here = np.int64(0)
+    # fmt: off
+    n_rows, word, at = _gather(
+        rows[:RUN], word, at, n_words, passing, filtered, n, code_table, block_shift, row_bytes
+    )
+    while n_rows > 0:
+        # The next rows are on their way while these are scored.
+        n_next, word, at = _gather(
+            rows[RUN - here : 2 * RUN - here], word, at, n_words, passing, filtered, n, code_table,
+            block_shift, row_bytes,
+        )
+        _offer(
+            tile, n_queries, bits, width, bias_at, rows[here : here + n_rows], code_table, block_shift,
+            row_bytes, capacity, k,
+        )
+        n_rows, here = n_next, RUN - here
+    # fmt: on
+
+
+@inner()
+def _gather(
+    rows: NDArray[np.int64],
+    word: np.uint64,
+    at: Int,
+    n_words: Int,
+    passing: NDArray[np.uint64],
+    filtered: bool,
+    n: Int,
+    code_table: NDArray[np.int64],
+    block_shift: Int,
+    row_bytes: Int,
+) -> tuple[Int, np.uint64, Int]:
+    """Write the next passing nodes to `rows` (int64 [RUN]) and ask for their codes; return how many there
+    are, and where to go on: what is left of word number `at`.
+    """
+    mask = (np.int64(1) << block_shift) - 1
+    m = np.int64(0)
+    while m < RUN:
+        while word == np.uint64(0) and at + 1 < n_words:
+            at += 1
+            word = ~np.uint64(0)
+            if filtered:
+                word = passing[at]
+            elif n - at * 64 < 64:
+                word >>= np.uint64(64 - (n - at * 64))
+        if word == np.uint64(0):
+            break
+        node = at * 64 + trailing_zeros(word)
+        word &= word - np.uint64(1)
+        prefetch_row(code_table[node >> block_shift] + (node & mask) * row_bytes, row_bytes)
+        rows[m] = node
+        m += 1
+    return m, word, at
 
 
 @inner()
@@ -99,43 +143,48 @@ def _offer(
     bits: Int,
     width: Int,
     bias_at: Int,
-    address: Int,
-    node: Int,
+    rows: NDArray[np.int64],
+    code_table: NDArray[np.int64],
+    block_shift: Int,
+    row_bytes: Int,
     capacity: Int,
     k: Int,
 ) -> None:
-    """Score a row for every query and insert it into the beams that it may belong to."""
-    if bits == 4 and tile.packed.shape[0] == TILE:
-        _offer_in_fours(tile, n_queries, width, bias_at, address, node, capacity, k)
+    """Score rows for every query and insert them into the beams that they may belong to."""
+    mask = (np.int64(1) << block_shift) - 1
+    if bits != 4 or tile.packed.shape[0] != TILE:
+        for t in range(rows.shape[0]):
+            node = rows[t]
+            address = code_table[node >> block_shift] + (node & mask) * row_bytes
+            for j in range(n_queries):
+                query = QueryView(tile.packed[j], tile.factors[j], bits, width, bias_at)
+                _insert(tile, j, query, address, node, score(address, query), capacity, k)
         return
-    for j in range(n_queries):
-        query = QueryView(tile.packed[j], tile.factors[j], bits, width, bias_at)
-        _insert(tile, j, query, address, node, score(address, query), capacity, k)
-
-
-@inner()
-def _offer_in_fours(
-    tile: TileView, n_queries: Int, width: Int, bias_at: Int, address: Int, node: Int, capacity: Int, k: Int
-) -> None:
-    """As `_offer`, of 4-bit codes: a row is unpacked for four queries, and most need no more of it."""
-    stride, raw, wide = tile.packed.strides[0], tile.products, tile.wide
-    bias, step = load_f32(address, bias_at), load_f32(address, bias_at + 4)
-    estimates, lows = tile.estimates, tile.lows
+    stride, factor_stride = tile.packed.strides[0], tile.wide.strides[0]
+    queries, factors = np.int64(tile.packed.ctypes.data), np.int64(tile.wide.ctypes.data)
+    limits, estimates = np.int64(tile.limits.ctypes.data), np.int64(tile.estimates.ctypes.data)
     for first in range(0, n_queries, FOUR):
-        queries = np.int64(tile.packed.ctypes.data) + first * stride
-        nibbles_of_four(address, queries, stride, width // CHUNK, np.int64(raw.ctypes.data))
-        for t in range(FOUR):
-            j = first + t
-            # As `narrow_score` and `spread` say, in the same order of operations.
-            lean = wide[F_BIAS, j] * bias
-            scaled = step * (wide[F_SCALE, j] * np.float32(raw[t]) + wide[F_SHIFT, j])
-            estimates[t] = np.float32(wide[F_BASE, j] + lean + scaled)
-            lows[t] = estimates[t] - SIGMAS * np.float32(abs(step) * wide[F_STEP_ERROR, j])
-        for t in range(min(FOUR, n_queries - first)):
-            j = first + t
-            if not lows[t] > tile.limits[j]:
+        asking = (np.int64(1) << min(np.int64(FOUR), n_queries - first)) - 1
+        for t in range(rows.shape[0]):
+            node = rows[t]
+            address = code_table[node >> block_shift] + (node & mask) * row_bytes
+            doubtful = asking & judge_four(
+                address,
+                queries + first * stride,
+                stride,
+                width // CHUNK,
+                bias_at,
+                factors + 4 * first,
+                factor_stride,
+                limits + 4 * first,
+                estimates,
+            )
+            while doubtful != 0:
+                place = trailing_zeros(np.uint64(doubtful))
+                doubtful &= doubtful - 1
+                j = first + place
                 query = QueryView(tile.packed[j], tile.factors[j], np.int64(4), width, bias_at)
-                _insert(tile, j, query, address, node, estimates[t], capacity, k)
+                _insert(tile, j, query, address, node, tile.estimates[place], capacity, k)
 
 
 @inner()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vstore_kernels.dots import CHUNK, dot_bits, dot_bytes, dot_nibbles, dot_nibbles_of_four, dot_pairs
+from vstore_kernels.dots import CHUNK, dot_bits, dot_bytes, dot_nibbles, dot_pairs
 from vstore_kernels.intrinsics import load_f32, prefetch, trailing_zeros
 from vstore_kernels.jit import Int, inner, part
 from vstore_kernels.layout import (
@@ -103,12 +103,6 @@ def prefetch_passing(
 @part()
 def _nibbles(row: Int, query: Int, n_chunks: Int) -> Int:
     return np.int64(dot_nibbles(row, query, n_chunks))
-
-
-@part()
-def nibbles_of_four(row: Int, query: Int, stride: Int, n_chunks: Int, out: Int) -> None:
-    """Write int32 [4] at `out`: 4-bit codes at `row` times each of four queries `stride` bytes apart."""
-    dot_nibbles_of_four(row, query, stride, n_chunks, out)
 
 
 @part()

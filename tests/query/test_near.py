@@ -44,9 +44,9 @@ def test_one_many_and_the_definition(metric, n_clusters, share):
     )
     near = NearClusters(head, counts.astype(np.int64))
     queries = rng.standard_normal((300, DIM)).astype(np.float32)
-    many = near.correlations(queries)
+    many = near.look(queries).correlations
     assert many == pytest.approx([near.correlation(query) for query in queries], rel=1e-12)
     for query, found in zip(queries[:40], many, strict=False):
         # Rows of the last cluster are counted whole.
         assert found == pytest.approx(plain(query, head, counts), rel=1 / 20 if share == 1.0 else 0.05)
-    assert near.correlations(queries[:0]).shape == (0,)
+    assert near.look(queries[:0]).correlations.shape == (0,)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from vstore.ingest.view import CollectionView
 from vstore.query.account import Account
 from vstore.query.cost import plan_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, search_memtable
-from vstore.query.planner import Plan
+from vstore.query.near import Look
+from vstore.query.planner import Plan, ShardPlans
 from vstore.query.request import SearchRequest
 from vstore.query.resident import (
     Found,
@@ -35,13 +36,20 @@ from vstore.shard.fetch import ReadMeter
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.types import BatchHits, Float32s, Int64s, Receipt
+from vstore_kernels import layout
 
 View = CollectionView[Shard]
+T = TypeVar("T")
+R = TypeVar("R")
 
 SLICES_A_THREAD: Final = 6
 """Kernel calls for each thread, so that threads end together."""
 LEAST_SLICE: Final = 16
 """A kernel call answers at least this many queries: fewer, and threads wait for the interpreter's lock."""
+GAPS_BYTES: Final = 32 << 20
+"""Distances of clusters that are held at once; batches whose distances are more go piece by piece."""
+BY_CLUSTERS: Final = (layout.ACORN, layout.CLUSTERS)
+"""Modes that read the distances of the clusters."""
 LOOK_EVERY_US: Final = 10_000.0
 """Where somebody may give up, a kernel call takes about as long at most, by the planner's estimate; queries
 that scan together are estimated as if each scanned alone, so four may take four times that."""
@@ -153,6 +161,38 @@ def _by_kernel(
     ]
 
 
+class Workers:
+    """Up to `n` threads, started when they are needed and ended with the block."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def run(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
+        """Return the results of all tasks, in their order."""
+        if self.n == 1 or len(tasks) < 2:
+            return [function(task) for task in tasks]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.n)
+        return list(self._pool.map(function, tasks))
+
+
+class _Call(NamedTuple):
+    """One kernel call."""
+
+    step: Step
+    queries: Float32s
+    room: Found
+    gaps: Float32s | None
+
+
 class _Accounts(NamedTuple):
     """What the answers of a batch took, to make the receipt of any of them."""
 
@@ -193,11 +233,30 @@ def on_shard(
     """Return what one shard has for each query, and each query's plan."""
     found = Found.room(len(queries), k)
     plans = np.empty(len(queries), object)
+    at_once = max(LEAST_SLICE * n_threads, GAPS_BYTES // (4 * len(shard.head.centroids)))
+    with Workers(n_threads if len(queries) > LEAST_SLICE else 1) as workers:
+        for start in range(0, len(queries), at_once):
+            part = slice(start, start + at_once)
+            _some_on_shard(shard, planned, queries[part], k, workers, found.part(part), plans[part])
+    return found, plans.tolist()
+
+
+def _some_on_shard(
+    shard: ReadyShard,
+    planned: PlannedShard,
+    queries: Float32s,
+    k: int,
+    workers: Workers,
+    found: Found,
+    plans: npt.NDArray[np.object_],
+) -> None:
+    """Write to `found` and `plans` what one shard has for each query, and each query's plan."""
     groups: list[tuple[Int64s, Found]] = []
-    calls: list[tuple[Step, Float32s, Found]] = []
-    most = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * n_threads)))
+    calls: list[_Call] = []
+    most = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * workers.n)))
     check = current_check()
-    for plan, own in planned.plans.split(queries):
+    split, gaps = _split(planned.plans, queries, workers, most)
+    for plan, own in split:
         step = step_of(shard, planned, plan)
         plans[own] = plan
         if step is None or is_uncut(step):
@@ -206,29 +265,43 @@ def on_shard(
         size = most if check is None else min(most, _between_looks(plan_us(planned, plan)))
         whole = len(own) == len(queries)
         asked, room = (queries, found) if whole else (queries[own], Found.room(len(own), k))
+        near = gaps if gaps is not None and step.mode in BY_CLUSTERS else None
+        if near is not None and not whole:
+            near = near[own]
         if not whole:
             groups.append((own, room))
-        parts = [slice(start, start + size) for start in range(0, len(own), size)]
-        calls += [(step, asked[part], room.part(part)) for part in parts]
+        for start in range(0, len(own), size):
+            part = slice(start, start + size)
+            calls.append(_Call(step, asked[part], room.part(part), None if near is None else near[part]))
 
-    def call(task: tuple[Step, Float32s, Found]) -> None:
-        step, asked, room = task
+    def call(task: _Call) -> None:
         if check is not None:
             check()
-        find(shard, step, asked, k, room)
+        find(shard, task.step, task.queries, k, task.room, task.gaps)
 
-    if n_threads > 1 and len(calls) > 1:
-        # The widest first: what is left for the end is short.
-        calls.sort(key=lambda task: -task[0].width * len(task[1]))
-        with ThreadPoolExecutor(min(n_threads, len(calls))) as pool:
-            list(pool.map(call, calls))
-    else:
-        for task in calls:
-            call(task)
+    # The widest first: what is left for the end is short.
+    calls.sort(key=lambda task: -task.step.width * len(task.queries))
+    workers.run(call, calls)
     for own, room in groups:
         found.node_ids[own], found.distances[own] = room.node_ids, room.distances
         found.counters[own], found.lacks[own] = room.counters, room.lacks
-    return found, plans.tolist()
+
+
+def _split(
+    plans: ShardPlans, queries: Float32s, workers: Workers, most: int
+) -> tuple[list[tuple[Plan, Int64s]], Float32s | None]:
+    """Return each plan with its queries' rows, and the distances of the clusters where they were asked."""
+    fixed = plans.fixed_for(len(queries))
+    if fixed is not None:
+        return [(fixed, np.arange(len(queries)))], None
+    parts = [queries[start : start + most] for start in range(0, len(queries), most)]
+    looks = workers.run(plans.look, parts)
+    look = (
+        looks[0]
+        if len(looks) == 1
+        else Look(*(np.concatenate(column) for column in zip(*looks, strict=True)))
+    )
+    return plans.split_by(look), look.gaps if look.gaps.shape[1] else None
 
 
 def _between_looks(query_us: float) -> int:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from vstore.shard.calibration.curves import Coarse
 from vstore.shard.head import ShardHead
 from vstore.types import Float32s, Float64s, Int64s
-from vstore_kernels.nearness import CORRELATION, Nearness
+from vstore_kernels.nearness import CORRELATION, NOVELTY, Nearness
 
 NEAR_CLUSTERS: Final = 16
 """How many of the query's nearest clusters the correlation of a filter is read from, at most."""
 NEAR_PASSING: Final = 64
 """How many passing rows there settle it."""
+
+
+class Look(NamedTuple):
+    """How a filter lies around m queries."""
+
+    correlations: Float64s
+    """float64[m], of each, as `NearClusters.correlation`."""
+    novelties: Float64s
+    """float64[m], `Coarse.novelty` of each."""
+    gaps: Float32s
+    """float32[m, K], the distances of the clusters from each, as far as order needs them."""
 
 
 class NearClusters:
@@ -30,20 +41,15 @@ class NearClusters:
     """
 
     def __init__(self, head: ShardHead, counts: Int64s, coarse: Coarse | None = None) -> None:
-        # Under dot the last column lifts rows into the space of the graph; queries have none.
-        centroids = np.ascontiguousarray(head.centroids[:, : head.dim])
-        squares = np.zeros(len(centroids), np.float32)
-        if head.metric != "dot":
-            squares = np.einsum("ij,ij->i", centroids, centroids)
         self._nearness = Nearness(
-            centroids,
-            squares,
+            np.ascontiguousarray(head.centroids),
+            head.dim,
             counts,
             np.diff(head.cluster_offsets),
-            np.empty((0, head.dim), np.float32) if coarse is None else coarse.centroids,
-            unit=head.metric == "cosine",
-            directions=coarse is not None and coarse.directions,
-            n_near=min(NEAR_CLUSTERS, len(centroids)),
+            head.metric,
+            np.empty(0, np.int64) if coarse is None else coarse.numbers,
+            np.empty(0, np.float32) if coarse is None else coarse.scales,
+            n_near=min(NEAR_CLUSTERS, len(head.centroids)),
             enough=NEAR_PASSING,
         )
 
@@ -56,6 +62,8 @@ class NearClusters:
         ((correlation, novelty),) = self._nearness.of(query.reshape(1, -1)).tolist()
         return correlation, novelty
 
-    def correlations(self, queries: Float32s) -> Float64s:
-        """Return float64[m] for queries (float32[m, d], raw, C-contiguous): `correlation` of each."""
-        return self._nearness.of(queries)[:, CORRELATION]
+    def look(self, queries: Float32s) -> Look:
+        """Return how the filter lies around queries (float32[m, d], raw, C-contiguous)."""
+        gaps = np.empty((len(queries), self._nearness.n_clusters), np.float32)
+        found = self._nearness.of(queries, gaps)
+        return Look(found[:, CORRELATION], found[:, NOVELTY], gaps)

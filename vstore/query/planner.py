@@ -23,11 +23,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from vstore.query.near import NearClusters
+from vstore.query.near import Look, NearClusters
 from vstore.query.policy import Policy, policy
 from vstore.shard.calibration.curves import Calibration, Coarse
 from vstore.shard.head import ShardHead
-from vstore.types import Bitmap, Bools, Float32s, Int64s
+from vstore.types import Bitmap, Float32s, Int64s
 from vstore_kernels import bitmap
 from vstore_kernels.scan_tile import TILE
 
@@ -233,6 +233,10 @@ class ShardPlans:
         self._known: dict[tuple[int | None, bool, bool], Plan] = {}
         self.fixed: Plan | None = self._plan(None, False) if self._is_fixed() else None
         """The plan of every query, where it cannot depend on the query; its correlation is None."""
+        self.fixed_together: Plan | None = self.fixed
+        """The plan of every one of many queries, where it cannot depend on the query."""
+        if self._is_fixed(together=True):
+            self.fixed_together = self._plan(None, False, True)
         self._coarse = None
         if self.fixed is None and head.calibration is not None:
             self._coarse = Coarse(head.centroids, head.metric)
@@ -254,18 +258,39 @@ class ShardPlans:
             place = _place(correlation)
         return self._plan(place, calibration is not None and novelty > calibration.novel_beyond)
 
+    def fixed_for(self, m: int) -> Plan | None:
+        """Return the plan of each of m queries asked at once, where it cannot depend on the query."""
+        return self.fixed_together if m >= TILE else self.fixed
+
+    def look(self, queries: Float32s) -> Look:
+        """Return what plans ask of queries (float32[m, d], raw, C-contiguous); releases the interpreter's
+        lock.
+        """
+        if self._near is not None:
+            return self._near.look(queries)
+        nothing = np.empty((len(queries), 0), np.float32)
+        novelties = np.zeros(len(queries)) if self._coarse is None else self._coarse.novelty(queries)
+        return Look(np.zeros(len(queries)), np.asarray(novelties, np.float64), nothing)
+
     def split(self, queries: Float32s) -> list[tuple[Plan, Int64s]]:
         """Return each plan with the rows (int64[g], ascending) of `queries` (float32[m, d]) that it is
         for."""
-        if self.fixed is not None:
-            return [(self.fixed, np.arange(len(queries)))]
-        novel = self._novel(queries)
-        groups: dict[int, tuple[Plan, list[int]]] = {}
-        places: list[int | None] = [None] * len(queries)
+        fixed = self.fixed_for(len(queries))
+        if fixed is not None:
+            return [(fixed, np.arange(len(queries)))]
+        return self.split_by(self.look(np.ascontiguousarray(queries)))
+
+    def split_by(self, look: Look) -> list[tuple[Plan, Int64s]]:
+        """As `split`, of queries that were looked at and have no `fixed_for`."""
+        m = len(look.novelties)
+        calibration = self._head.calibration
+        novel = np.zeros(m, np.bool_) if calibration is None else look.novelties > calibration.novel_beyond
+        places: list[int | None] = [None] * m
         if self._near is not None:
-            places = [_place(correlation) for correlation in self._near.correlations(queries).tolist()]
-        for i, place in enumerate(places):
-            plan = self._plan(place, bool(novel[i]), len(queries) >= TILE)
+            places = [_place(correlation) for correlation in look.correlations.tolist()]
+        groups: dict[int, tuple[Plan, list[int]]] = {}
+        for i, (place, strange) in enumerate(zip(places, novel.tolist(), strict=True)):
+            plan = self._plan(place, strange, m >= TILE)
             groups.setdefault(id(plan), (plan, []))[1].append(i)
         return [(plan, np.array(rows, np.int64)) for plan, rows in groups.values()]
 
@@ -278,21 +303,16 @@ class ShardPlans:
         """Whether `correlation` is of a query, and not None for every one."""
         return self._near is not None
 
-    def _is_fixed(self) -> bool:
+    def _is_fixed(self, together: bool = False) -> bool:
         if self._exact or self.n_matching == 0:
             return True
         if self._ef is not None and not self._filtered:
             return True
         if not self._filtered:
-            return self._plan(None, False) == self._plan(None, True)
-        known = policy(self._head.calibration, self.k, min(self._recall, _MOST_MEASURED), self._ef, False)
+            return self._plan(None, False, together) == self._plan(None, True, together)
+        recall = min(self._recall, _MOST_MEASURED)
+        known = policy(self._head.calibration, self.k, recall, self._ef, False, together)
         return known.always_scans(self.n_matching)
-
-    def _novel(self, queries: Float32s) -> Bools:
-        calibration, coarse = self._head.calibration, self._coarse
-        if calibration is None or coarse is None:
-            return np.zeros(len(queries), np.bool_)
-        return np.asarray(coarse.novelty(queries) > calibration.novel_beyond)
 
     def _plan(self, place: int | None, novel: bool, together: bool = False) -> Plan:
         plan = self._known.get((place, novel, together))

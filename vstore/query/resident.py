@@ -396,7 +396,9 @@ def find_one(ready: ReadyShard, step: Step, query: Float32s, k: int) -> OneAnswe
         SCRATCH.give(scratch)
 
 
-def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found) -> None:
+def find(
+    ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found, gaps: Float32s | None = None
+) -> None:
     """Answer queries on one shard; releases the interpreter's lock while the kernel runs.
 
     Args:
@@ -405,12 +407,13 @@ def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found)
         queries: float32[m, d], C-contiguous, checked.
         k: answers wanted.
         found: of the size for m queries, written.
+        gaps: float32[m, K], the distances of the clusters (`Look`), or None where nobody asked for them.
     """
     if step.plan.n_matching == 0:
         found.node_ids[:], found.distances[:] = layout.NO_NODE, np.inf
         found.counters[:], found.lacks[:] = 0, 0
         return
-    _call(ready, step, queries, k, found)
+    _call(ready, step, queries, k, found, gaps)
     if not (found.lacks == layout.TOO_FEW).any():
         return
     # The graph does not reach enough of the passing rows: look at every one of them.
@@ -425,7 +428,9 @@ def find(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found)
     found.counters[few], found.lacks[few] = again.counters, again.lacks
 
 
-def _call(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found) -> None:
+def _call(
+    ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found, gaps: Float32s | None = None
+) -> None:
     scratch = SCRATCH.take()
     try:
         answer(
@@ -443,6 +448,7 @@ def _call(ready: ReadyShard, step: Step, queries: Float32s, k: int, found: Found
             out_distances=found.distances,
             counters=found.counters,
             status=found.lacks,
+            gaps=gaps,
         )
     finally:
         SCRATCH.give(scratch)

@@ -16,9 +16,9 @@ import numpy as np
 
 from vstore.traverse.base import Found, GraphView, Walk, WalkParams, Wants
 from vstore.types import Bitmap, Float32s, Int32s, Int64s
-from vstore_kernels import bitmap, layout
+from vstore_kernels import bitmap
+from vstore_kernels.clusters import cluster_gaps
 from vstore_kernels.codes import prepare_query
-from vstore_kernels.near import cluster_distances
 from vstore_kernels.scan import scan_codes
 
 FEW: Final = (4, 0.4)
@@ -144,8 +144,7 @@ def segments(graph: GraphView, passing: Bitmap | None, shift: int) -> tuple[Int6
 
 def centroid_distances(graph: GraphView, query: Float32s) -> Float32s:
     """Return float32[K]: L2 distances to the centroids, or minus the inner product under dot."""
-    gaps = np.empty(len(graph.centroids), np.float32)
-    cluster_distances(query, graph.centroids, layout.METRICS.index(graph.metric), gaps)
+    gaps = cluster_gaps(query, graph.centroids, graph.metric)
     if graph.metric == "dot":
         return gaps
     own = np.float32(1) if graph.metric == "cosine" else query.dot(query)

@@ -11,6 +11,7 @@ import numpy as np
 from vstore.shard.calibration import costs
 from vstore.types import Float32s, Int32s, Metric
 from vstore_kernels.near import novelty
+from vstore_kernels.products import row_squares
 
 KS: Final = (10, 50, 100)
 """Recall is measured for these k. Smaller ones are read off the first, greater ones wider than the
@@ -162,23 +163,24 @@ class Coarse:
 
     def __init__(self, centroids: Float32s, metric: Metric) -> None:
         stride = -(-len(centroids) // COARSE_CENTROIDS)
-        coarse = centroids[stride // 2 :: stride]
+        self.numbers = np.arange(len(centroids), dtype=np.int64)[stride // 2 :: stride].copy()
+        """int64[C], which of the centroids."""
+        coarse = centroids[self.numbers]
+        self.scales = np.ones(len(coarse), np.float32)
+        """float32[C], what brings them to what is compared: under dot, to unit length."""
         if metric == "dot":
-            coarse = _unit(coarse[:, :-1])
+            coarse = coarse[:, :-1]
+            norms = np.sqrt(np.einsum("ij,ij->i", coarse, coarse))
+            self.scales = np.asarray(1 / np.where(norms == 0, 1, norms), np.float32)
         self.directions = metric != "l2"
-        self.centroids = np.ascontiguousarray(coarse, np.float32)
-        """float32[C, d]; as they are, or where `directions` alone count, of unit length."""
+        self.centroids = np.ascontiguousarray(coarse * self.scales[:, None], np.float32)
+        """float32[C, d]; as they are, or under dot of unit length."""
+        self._squares = row_squares(self.centroids, self.centroids.shape[1])
 
     def novelty(self, queries: Float32s) -> Float32s:
         """Return float32[m] for queries (float32[m, d], raw)."""
-        return novelty(np.ascontiguousarray(queries), self.centroids, self.directions)
+        return novelty(np.ascontiguousarray(queries), self.centroids, self._squares, self.directions)
 
     def novelty_of(self, query: Float32s) -> float:
         """Return `novelty` of one query (float32[d], raw)."""
-        return float(novelty(query.reshape(1, -1), self.centroids, self.directions)[0])
-
-
-def _unit(rows: Float32s) -> Float32s:
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-    norms[norms == 0] = 1
-    return np.asarray(rows / norms, np.float32)
+        return float(self.novelty(query.reshape(1, -1))[0])
