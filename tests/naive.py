@@ -461,6 +461,14 @@ def correlation(
     return (met / rows) / (sum(counts) / sum(sizes)) if rows else 1.0
 
 
+def products(queries: np.ndarray, rows: np.ndarray) -> list[list[float]]:
+    """Every query times the first components of every row."""
+    return [
+        [sum(float(a) * float(b) for a, b in zip(query, row, strict=False)) for row in rows]
+        for query in queries
+    ]
+
+
 def novelty(query: np.ndarray, centroids: np.ndarray, directions: bool) -> float:
     own = query.astype(np.float64)
     norm = float(np.sqrt(own @ own))

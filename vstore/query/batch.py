@@ -256,13 +256,19 @@ def _some_on_shard(
     most = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * workers.n)))
     check = current_check()
     split, gaps = _split(planned.plans, queries, workers, most)
+    alike: dict[tuple[int, ...], tuple[Step, list[Int64s]]] = {}
     for plan, own in split:
         step = step_of(shard, planned, plan)
         plans[own] = plan
         if step is None or is_uncut(step):
             found.lacks[own] = 1
             continue
-        size = most if check is None else min(most, _between_looks(plan_us(planned, plan)))
+        # Plans that ask the same for other reasons: together they fill the tiles of a scan.
+        wanted = (step.mode, step.width, plan.n_seeds, plan.n_candidates)
+        alike.setdefault(wanted, (step, []))[1].append(own)
+    for step, rows in alike.values():
+        own = rows[0] if len(rows) == 1 else np.sort(np.concatenate(rows))
+        size = most if check is None else min(most, _between_looks(plan_us(planned, step.plan)))
         whole = len(own) == len(queries)
         asked, room = (queries, found) if whole else (queries[own], Found.room(len(own), k))
         near = gaps if gaps is not None and step.mode in BY_CLUSTERS else None

@@ -30,6 +30,8 @@ LEAST_MIXED: Final = 1 / 3
 """A walk through failing rows needs at least this correlation, or it may see half of the shard."""
 CERTAINLY_FAR: Final = 0.1
 """Below this correlation a filter's rows lie away from the query; between the two, the worse is assumed."""
+LEAST_AROUND: Final = 0.2
+"""From this passing share near the query on, its answers are among its nearest rows, whatever passes elsewhere."""
 LEAST_NEAR: Final = 0.02
 """A walk through failing rows must meet at least this share of passing ones near the query."""
 _LOSS_SHARE: Final = 0.2
@@ -176,7 +178,8 @@ class Policy:
         near = min(mixed * selectivity, 1.0)
         n_candidates = self._near[0]
         if mixed < CERTAINLY_MIXED:
-            n_candidates = max(n_candidates, self._apart[0])
+            apart = self._apart[0] if near < LEAST_AROUND else min(self._apart[0], 2 * n_candidates)
+            n_candidates = max(n_candidates, apart)
         ef, acorn_ns = self._by_curves(self._walks, near, selectivity, mixed, walks=True)
         rows, clusters_ns = self._by_curves(self._scans, near, selectivity, mixed, walks=False)
         width = max(ef or self._ef, n_candidates)
@@ -188,7 +191,7 @@ class Policy:
                 max(self._ef, n_candidates),
                 1,
                 n_candidates,
-                self._result_filter_ns(near, mixed),
+                self._result_filter_ns(max(self._ef, n_candidates), near, mixed),
             ),
             Way("cluster_acorn", width, seeds_for(width), n_candidates, acorn_ns),
         )
@@ -208,10 +211,10 @@ class Policy:
     def _scan_ns(self, n: int) -> float:
         return self._scan_share * costs.scan_ns(n, self._row_bytes, self._near[0])
 
-    def _result_filter_ns(self, near: float, correlation: float) -> float:
+    def _result_filter_ns(self, width: int, near: float, correlation: float) -> float:
         if near < LEAST_NEAR or correlation < LEAST_MIXED:
             return math.inf
-        return costs.RESULT_FILTER * self._curve.cost_ns(self._ef / near, self._row_bytes)
+        return costs.RESULT_FILTER * self._curve.cost_ns(width / near, self._row_bytes)
 
     def _by_curves(
         self, widths: dict[Walk, _Widths], near: float, selectivity: float, correlation: float, *, walks: bool
