@@ -31,7 +31,7 @@ LEAST_MIXED: Final = 1 / 3
 CERTAINLY_FAR: Final = 0.1
 """Below this correlation a filter's rows lie away from the query; between the two, the worse is assumed."""
 LEAST_AROUND: Final = 0.2
-"""From this passing share near the query on, its answers are among its nearest rows, whatever passes elsewhere."""
+"""From this passing share near the query on, the answers are among its nearest rows, as without a filter."""
 LEAST_NEAR: Final = 0.02
 """A walk through failing rows must meet at least this share of passing ones near the query."""
 _LOSS_SHARE: Final = 0.2
