@@ -37,6 +37,7 @@ from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.types import BatchHits, Float32s, Int64s, Receipt
 from vstore_kernels import layout
+from vstore_kernels.scan_tile import TILE
 
 View = CollectionView[Shard]
 T = TypeVar("T")
@@ -253,7 +254,7 @@ def _some_on_shard(
     """Write to `found` and `plans` what one shard has for each query, and each query's plan."""
     groups: list[tuple[Int64s, Found]] = []
     calls: list[_Call] = []
-    most = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * workers.n)))
+    most = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * workers.n * TILE)) * TILE)
     check = current_check()
     split, gaps = _split(planned.plans, queries, workers, most)
     alike: dict[tuple[int, ...], tuple[Step, list[Int64s]]] = {}

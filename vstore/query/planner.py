@@ -285,14 +285,17 @@ class ShardPlans:
         m = len(look.novelties)
         calibration = self._head.calibration
         novel = np.zeros(m, np.bool_) if calibration is None else look.novelties > calibration.novel_beyond
-        places: list[int | None] = [None] * m
+        places = np.zeros(m)
         if self._near is not None:
-            places = [_place(correlation) for correlation in look.correlations.tolist()]
-        groups: dict[int, tuple[Plan, list[int]]] = {}
-        for i, (place, strange) in enumerate(zip(places, novel.tolist(), strict=True)):
-            plan = self._plan(place, strange, m >= TILE)
-            groups.setdefault(id(plan), (plan, []))[1].append(i)
-        return [(plan, np.array(rows, np.int64)) for plan, rows in groups.values()]
+            with np.errstate(divide="ignore"):
+                places = np.maximum(np.rint(_STEPS * np.log2(look.correlations)), _NOTHING_NEAR)
+        kinds, kind_of = np.unique(2 * places + novel, return_inverse=True)
+        groups = []
+        for at, kind in enumerate(kinds.astype(np.int64).tolist()):
+            place = None if self._near is None else kind // 2
+            plan = self._plan(place, bool(kind % 2), m >= TILE)
+            groups.append((plan, np.flatnonzero(kind_of == at)))
+        return groups
 
     def correlation(self, query: Float32s) -> float | None:
         """Return how the filter lies around a query (float32[d], raw): `NearClusters`; None without one."""
