@@ -123,7 +123,7 @@ def _gather(
             at += 1
             word = ~np.uint64(0)
             if filtered:
-                word = passing[at]
+                word = np.uint64(passing[at])
             elif n - at * 64 < 64:
                 word >>= np.uint64(64 - (n - at * 64))
         if word == np.uint64(0):

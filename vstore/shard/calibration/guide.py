@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -120,7 +120,7 @@ class Guide:
         return np.asarray(ids[0][ids[0] != layout.NO_NODE])
 
     def _ask(
-        self, queries: Float32s, passing: Bitmap | None, n_passing: int, mode: int, **wish: int
+        self, queries: Float32s, passing: Bitmap | None, n_passing: int, mode: int, **wish: Any
     ) -> tuple[Int32s, Int64s]:
         m, k = len(queries), wish["k"]
         ids, distances = np.full((m, k), layout.NO_NODE, np.int32), np.empty((m, k), np.float32)
