@@ -159,7 +159,7 @@ def emit_sums(builder: Any, row: Any, queries: list[Any], n_chunks: Any, bits: i
             parts = [(code, _load(builder, builder.add(query, at), kind)) for code, at in codes]
             builder.store(_add_bytes(builder, builder.load(accumulator), parts, isa), accumulator)
 
-    if bits == 4:
+    if bits == 4 and len(queries) > 1:
         # Two chunks at once: their pairs are widened once (15 * 127 * 8 fits 16 bits).
         with _emit.for_range(builder, builder.lshr(n_chunks, _I64(1))) as loop:
             add(builder.shl(loop.index, _I64(1)), 2)

@@ -13,7 +13,7 @@ from vstore_kernels.distance import length, unit_scale
 from vstore_kernels.intrinsics import trailing_zeros
 from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import METRICS
-from vstore_kernels.products import products_into
+from vstore_kernels.products import products_into, products_of_one
 
 _COSINE: Final = METRICS.index("cosine")
 _DOT: Final = METRICS.index("dot")
@@ -103,7 +103,7 @@ def cluster_distances(
         kind: position in METRICS. l2 and cosine give |c|^2 - 2 c.q, cosine of the normalised query; dot -c.q.
         out: float32 [K], mutated.
     """
-    products_into(np.int64(query.ctypes.data), 1, query.shape[0], centroids, np.int64(out.ctypes.data))
+    products_of_one(np.int64(query.ctypes.data), query.shape[0], centroids, np.int64(out.ctypes.data))
     to_gaps(query, squares, kind, out)
 
 

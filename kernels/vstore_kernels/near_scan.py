@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels import gate
 from vstore_kernels.codes import QueryCode, check_row_bytes
-from vstore_kernels.intrinsics import popcount, trailing_zeros
+from vstore_kernels.intrinsics import trailing_zeros
 from vstore_kernels.jit import Int, inner, kernel, part
 from vstore_kernels.layout import NO_NODE
 from vstore_kernels.rescore import keep
@@ -33,8 +33,6 @@ N_SCAN: Final = 4
 scanned when one last entered these."""
 QUIET: Final = (2, 5)
 """The share of the rows scanned, as a fraction, that must have brought nothing."""
-_FEW: Final = 24
-"""Rows of a bitmap's word, at most, that are asked for a word ahead."""
 
 
 class NearScan:
@@ -220,20 +218,17 @@ def scan_run(
     """
     if start >= stop:
         return
+    ones = ~np.uint64(0)
     mask = (np.int64(1) << block_shift) - 1
     first, last = start >> 6, (stop - 1) >> 6
     size, n_bounds, m, entered_at = scan[KEPT], scan[BOUNDS], scan[SCANNED], scan[LAST]
-    word, asked = _word_of(first, start, stop, passing, filtered), False
     for w in range(first, last + 1):
-        if not asked:
-            prefetch_passing(word, w * 64, code_table, block_shift, row_bytes)
-        ahead, asked = np.uint64(0), False
-        if w < last:
-            ahead = _word_of(w + 1, start, stop, passing, filtered)
-            # Rows that lie apart are asked for while others are scored; many would drive those out.
-            asked = popcount(ahead) <= _FEW
-            if asked:
-                prefetch_passing(ahead, (w + 1) * 64, code_table, block_shift, row_bytes)
+        word = passing[w] if filtered else ones
+        if w == first:
+            word &= ones << np.uint64(start & 63)
+        if w == last:
+            word &= ones >> np.uint64(63 - ((stop - 1) & 63))
+        prefetch_passing(word, w * 64, code_table, block_shift, row_bytes)
         while word != np.uint64(0):
             node = w * 64 + trailing_zeros(word)
             word &= word - np.uint64(1)
@@ -257,17 +252,4 @@ def scan_run(
                 )
                 if entered:
                     entered_at = m
-        word = ahead
     scan[KEPT], scan[BOUNDS], scan[SCANNED], scan[LAST] = size, n_bounds, m, entered_at
-
-
-@inner()
-def _word_of(w: Int, start: Int, stop: Int, passing: NDArray[np.uint64], filtered: bool) -> np.uint64:
-    """Return the passing nodes of word number `w` that lie from `start` up to `stop`."""
-    ones = ~np.uint64(0)
-    word = np.uint64(passing[w]) if filtered else ones
-    if w == start >> 6:
-        word &= ones << np.uint64(start & 63)
-    if w == (stop - 1) >> 6:
-        word &= ones >> np.uint64(63 - ((stop - 1) & 63))
-    return word

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
-from vstore_kernels.jit import DISABLE_JIT, Int, kernel, part
+from vstore_kernels.jit import DISABLE_JIT, Int, part
 
 LANES: Final = 8
 _emit: Any = _cgutils
@@ -26,7 +26,7 @@ _EIGHT: Final = ir.VectorType(_F32, LANES)
 
 
 def row_squares(rows: NDArray[np.float32], d: int) -> NDArray[np.float32]:
-    """Return the product of each row (float32 [n, >= d]) with itself over its first d components, float32
+    """Return the square of the length of each row (float32 [n, >= d]) over its first d components, float32
     [n].
 
     Raises:
@@ -34,9 +34,8 @@ def row_squares(rows: NDArray[np.float32], d: int) -> NDArray[np.float32]:
         ValueError: a wrong shape.
     """
     heads = np.ascontiguousarray(gate.array("rows", rows, np.float32, 2)[:, :d])
-    out = np.empty(len(heads), np.float32)
-    _squares(heads, out)
-    return out
+    squares: NDArray[np.float32] = np.einsum("ij,ij->i", heads, heads)
+    return squares
 
 
 def _python_block(n_queries: int, n_rows: int) -> Any:
@@ -154,7 +153,7 @@ def products_into(query: Int, m: Int, d: Int, rows: NDArray[np.float32], out: In
     n = rows.shape[0]
     row = np.int64(rows.ctypes.data)
     stride, row_stride, out_stride = np.int64(4 * d), np.int64(4 * rows.shape[1]), np.int64(4 * n)
-    in_fours, by_two, by_four = m & ~3, n & ~1, n & ~3
+    in_fours, by_two = m & ~3, n & ~1
     # fmt: off
     for i in range(0, in_fours, 4):
         ours, at = query + i * stride, out + i * out_stride
@@ -166,23 +165,18 @@ def products_into(query: Int, m: Int, d: Int, rows: NDArray[np.float32], out: In
                     ours + j * stride, stride, row + by_two * row_stride, row_stride, d,
                     at + j * out_stride + 4 * by_two, out_stride,
                 )
-    for i in range(in_fours, m):
-        ours, at = query + i * stride, out + i * out_stride
-        for c in range(0, by_four, 4):
-            _one_by_four(ours, stride, row + c * row_stride, row_stride, d, at + 4 * c, out_stride)
-        for c in range(by_four, n):
-            _one_by_one(ours, stride, row + c * row_stride, row_stride, d, at + 4 * c, out_stride)
     # fmt: on
+    for i in range(in_fours, m):
+        products_of_one(query + i * stride, d, rows, out + i * out_stride)
 
 
 @part()
-def product_of(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Write the product of two float32 [d] to `out[0]` (float32); for use inside kernels."""
-    first, second, to = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(out.ctypes.data)
-    _one_by_one(first, 0, second, 0, np.int64(a.shape[0]), to, 0)
-
-
-@kernel()
-def _squares(rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    for i in range(rows.shape[0]):
-        product_of(rows[i], rows[i], out[i:])
+def products_of_one(query: Int, d: Int, rows: NDArray[np.float32], out: Int) -> None:
+    """As `products_into` of one query."""
+    n = rows.shape[0]
+    row = np.int64(rows.ctypes.data)
+    stride, row_stride, by_four = np.int64(4 * d), np.int64(4 * rows.shape[1]), n & ~3
+    for c in range(0, by_four, 4):
+        _one_by_four(query, stride, row + c * row_stride, row_stride, d, out + 4 * c, stride)
+    for c in range(by_four, n):
+        _one_by_one(query, stride, row + c * row_stride, row_stride, d, out + 4 * c, stride)

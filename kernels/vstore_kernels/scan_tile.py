@@ -81,21 +81,21 @@ def scan_tile(
     n_words = passing.shape[0] if filtered else (n + 63) >> 6
     rows = tile.rows
     word, at = np.uint64(0), np.int64(-1)
-    here = np.int64(0)
+    here, n_rows = np.int64(0), np.int64(0)
     # fmt: off
-    n_rows, word, at = _gather(
-        rows[:RUN], word, at, n_words, passing, filtered, n, code_table, block_shift, row_bytes
-    )
-    while n_rows > 0:
+    while True:
         # The next rows are on their way while these are scored.
         n_next, word, at = _gather(
             rows[RUN - here : 2 * RUN - here], word, at, n_words, passing, filtered, n, code_table,
             block_shift, row_bytes,
         )
-        _offer(
-            tile, n_queries, bits, width, bias_at, rows[here : here + n_rows], code_table, block_shift,
-            row_bytes, capacity, k,
-        )
+        if n_rows > 0:
+            _offer(
+                tile, n_queries, bits, width, bias_at, rows[here : here + n_rows], code_table, block_shift,
+                row_bytes, capacity, k,
+            )
+        if n_next == 0:
+            return
         n_rows, here = n_next, RUN - here
     # fmt: on
 
@@ -152,38 +152,36 @@ def _offer(
 ) -> None:
     """Score rows for every query and insert them into the beams that they may belong to."""
     mask = (np.int64(1) << block_shift) - 1
-    if bits != 4 or tile.packed.shape[0] != TILE:
-        for t in range(rows.shape[0]):
-            node = rows[t]
-            address = code_table[node >> block_shift] + (node & mask) * row_bytes
-            for j in range(n_queries):
-                query = QueryView(tile.packed[j], tile.factors[j], bits, width, bias_at)
-                _insert(tile, j, query, address, node, score(address, query), capacity, k)
-        return
+    in_fours = bits == 4 and tile.packed.shape[0] == TILE
     stride, factor_stride = tile.packed.strides[0], tile.wide.strides[0]
     queries, factors = np.int64(tile.packed.ctypes.data), np.int64(tile.wide.ctypes.data)
     limits, estimates = np.int64(tile.limits.ctypes.data), np.int64(tile.estimates.ctypes.data)
-    for first in range(0, n_queries, FOUR):
+    for first in range(0, n_queries, FOUR if in_fours else 1):
         asking = (np.int64(1) << min(np.int64(FOUR), n_queries - first)) - 1
         for t in range(rows.shape[0]):
             node = rows[t]
             address = code_table[node >> block_shift] + (node & mask) * row_bytes
-            doubtful = asking & judge_four(
-                address,
-                queries + first * stride,
-                stride,
-                width // CHUNK,
-                bias_at,
-                factors + 4 * first,
-                factor_stride,
-                limits + 4 * first,
-                estimates,
-            )
+            doubtful = np.int64(1)
+            if in_fours:
+                doubtful = asking & judge_four(
+                    address,
+                    queries + first * stride,
+                    stride,
+                    width // CHUNK,
+                    bias_at,
+                    factors + 4 * first,
+                    factor_stride,
+                    limits + 4 * first,
+                    estimates,
+                )
+            else:
+                one = QueryView(tile.packed[first], tile.factors[first], bits, width, bias_at)
+                tile.estimates[0] = score(address, one)
             while doubtful != 0:
                 place = trailing_zeros(np.uint64(doubtful))
                 doubtful &= doubtful - 1
                 j = first + place
-                query = QueryView(tile.packed[j], tile.factors[j], np.int64(4), width, bias_at)
+                query = QueryView(tile.packed[j], tile.factors[j], bits, width, bias_at)
                 _insert(tile, j, query, address, node, tile.estimates[place], capacity, k)
 
 
