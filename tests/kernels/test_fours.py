@@ -73,3 +73,17 @@ def test_what_is_no_number_stays_in_doubt(limit) -> None:
     doubtful, estimates = judged(row, prepared, [limit] * FOUR)
     assert np.isnan(estimates[2])
     assert (doubtful == [2]) if limit == -np.inf else (2 in doubtful)
+
+
+@pytest.mark.parametrize("level", [-127, 127])
+@pytest.mark.parametrize("d", [64, 128, 4032])
+def test_extremes_do_not_overflow(level, d) -> None:
+    vectors = np.random.default_rng(1).standard_normal((8, d)).astype(np.float32)
+    params = codes.train_codes(vectors, "l2", 4)
+    row = codes.encode(vectors, params)[0]
+    row[: params.bias_at] = 255
+    prepared = [codes.prepare_query(query, params) for query in vectors[:FOUR]]
+    for code in prepared:
+        code.packed[:] = np.full(code.width, level, np.int8).view(np.uint64)
+    _, estimates = judged(row, prepared, [np.inf] * FOUR)
+    assert estimates.tolist() == [codes.estimate(code, row[None])[0] for code in prepared]
