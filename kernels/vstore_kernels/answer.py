@@ -107,21 +107,13 @@ class ResidentShard:
         self.n, self.d, self.n_clusters, self.tables = tables.n, params.d, K, tables
         self.sizes = (tables.n, tables.M0, tables.block_shift, K, params.width, params.bits)
         """What scratch depends on."""
+        # fmt: off
         arrays = (
-            tables.list_table,
-            tables.code_table,
-            upper.nodes,
-            upper.rows,
-            upper.links,
-            upper_codes,
-            centroids,
-            cluster_offsets,
-            params.center,
-            params.scale,
-            flips_of(params),
-            vector_table,
+            tables.list_table, tables.code_table, upper.nodes, upper.rows, upper.links, upper_codes, centroids,
+            cluster_offsets, params.center, params.scale, flips_of(params), vector_table,
             row_squares(centroids, params.d),
         )
+        # fmt: on
         numbers = (
             tables.block_shift,
             tables.M0,
