@@ -109,8 +109,8 @@ class ResidentShard:
         """What scratch depends on."""
         # fmt: off
         arrays = (
-            tables.list_table, tables.code_table, upper.nodes, upper.rows, upper.links, upper_codes, centroids,
-            cluster_offsets, params.center, params.scale, flips_of(params), vector_table,
+            tables.list_table, tables.code_table, upper.nodes, upper.rows, upper.links, upper_codes,
+            centroids, cluster_offsets, params.center, params.scale, flips_of(params), vector_table,
             row_squares(centroids, params.d),
         )
         # fmt: on
