@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from vstore.format.frame import encode_frame, pack
+from vstore.rerank.stored import MAGIC
 from vstore_server.codec import encode
 
 PLACE = Path(__file__).resolve().parent / "golden_messages.json"
 QUERY = np.array([0.5, -1.25], dtype=np.float32)
 VECTORS = np.array([[0.5, -1.25], [3.0, 4.0]], dtype=np.float32)
+
+FUSION = encode_frame(MAGIC, pack({"model": "trees", "signals": [["vector", {"kind": "vector"}]]}))
+"""A fusion as it is stored."""
 
 REQUESTS = {
     "Connect": {},
@@ -67,6 +72,10 @@ REQUESTS = {
     "Snapshots": {"collection": "g"},
     "Restore": {"collection": "g", "at": "golden"},
     "Untag": {"collection": "g", "tag": "golden"},
+    "PutFusion": {"collection": "g", "name": "best", "data": FUSION},
+    "Fusions": {"collection": "g"},
+    "GetFusion": {"collection": "g", "name": "best"},
+    "DeleteFusion": {"collection": "g", "name": "best"},
     "CollectGarbage": {"collection": "g", "dry_run": True},
     "Verify": {"collection": "g"},
     "DropCollection": {"collection": "g"},
@@ -93,6 +102,10 @@ ANSWERS = {
     "Update": {"n_written": 1},
     "Scan": {"ids": [3], "vectors": VECTORS[:1], "attributes": [{"year": 1}], "documents": [None]},
     "Untag": {},
+    "PutFusion": {},
+    "Fusions": {"names": ["best"]},
+    "GetFusion": {"data": FUSION},
+    "DeleteFusion": {},
     "DropCollection": {},
 }
 """Answers that do not depend on time."""
