@@ -14,62 +14,78 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+from collections import deque
 from types import TracebackType
 
-PIECE_BYTES = 1 << 18
+
+class Client(asyncio.Protocol):
+    """A client's connection: what it sends goes on `delay_s` later, what comes back at once."""
+
+    def __init__(self, host: str, port: int, delay_s: float) -> None:
+        self._host, self._port, self._delay_s = host, port, delay_s
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[bytes] = deque()
+        self._upstream: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connect to the server for this client."""
+        assert isinstance(transport, asyncio.Transport)
+        self._own = transport
+        self._connecting = self._loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        try:
+            upstream, _ = await self._loop.create_connection(
+                lambda: Server(self._own), self._host, self._port
+            )
+        except OSError:
+            self._own.close()
+            return
+        self._upstream = upstream
+
+    def data_received(self, data: bytes) -> None:
+        """Keep a piece until it is due; those of one connection go in their order."""
+        self._waiting.append(data)
+        self._loop.call_later(self._delay_s, self._send_first)
+
+    def _send_first(self) -> None:
+        if self._upstream is None and not self._connecting.done():
+            self._loop.call_later(0.001, self._send_first)
+        elif self._upstream is not None:
+            self._upstream.write(self._waiting.popleft())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Close the server's side, after what still waits."""
+        self._loop.call_later(self._delay_s, self._close)
+
+    def _close(self) -> None:
+        if self._upstream is not None:
+            self._upstream.close()
 
 
-async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy one direction until its end."""
-    with contextlib.suppress(ConnectionError):
-        while piece := await reader.read(PIECE_BYTES):
-            writer.write(piece)
-            await writer.drain()
-    with contextlib.suppress(ConnectionError, OSError):
-        writer.write_eof()
+class Server(asyncio.Protocol):
+    """The server's side of a connection: what it sends goes to the client at once.
 
+    Args:
+        client: the other side.
+    """
 
-async def forward_later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
-    """Copy one direction until its end, each piece `delay_s` after it came."""
-    loop = asyncio.get_running_loop()
-    waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+    def __init__(self, client: asyncio.Transport) -> None:
+        self._client = client
 
-    async def send() -> None:
-        while True:
-            due, piece = await waiting.get()
-            if (left := due - loop.time()) > 0:
-                await asyncio.sleep(left)
-            if not piece:
-                writer.write_eof()
-                return
-            writer.write(piece)
-            await writer.drain()
+    def data_received(self, data: bytes) -> None:
+        """Pass a piece on."""
+        self._client.write(data)
 
-    sender = asyncio.create_task(send())
-    with contextlib.suppress(ConnectionError):
-        while piece := await reader.read(PIECE_BYTES):
-            waiting.put_nowait((loop.time() + delay_s, piece))
-    waiting.put_nowait((loop.time() + delay_s, b""))
-    with contextlib.suppress(ConnectionError, OSError):
-        await sender
+    def connection_lost(self, error: Exception | None) -> None:
+        """Close the client's side."""
+        self._client.close()
 
 
 async def serve(host: str, port: int, delay_s: float) -> None:
     """Listen on a free port, print it, and forward until the process ends."""
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            up_reader, up_writer = await asyncio.open_connection(host, port)
-        except OSError:
-            writer.close()
-            return
-        try:
-            await asyncio.gather(forward_later(reader, up_writer, delay_s), forward(up_reader, writer))
-        finally:
-            for each in (up_writer, writer):
-                each.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Client(host, port, delay_s), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
         await server.serve_forever()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cold_cells import recall_of_cell
 from face_rows import DIM, queries, rows
 
 import vstore
@@ -56,21 +57,7 @@ def cold(store, **settings):
 def test_recall_in_three_rounds(world, field, share):
     store, asked = world
     filter = None if share == 1 else F[field] < N * share
-    exact = vstore.connect(store).collection("c")
-    found = []
-    for query in asked:
-        collection, counted = cold(store)
-        before = counted.snapshot()
-        answer = collection.search(query, k=K, filter=filter)
-        seen, receipt = counted.delta(before), answer.receipt
-        assert "clusters" in receipt.plan
-        assert receipt.n_round_trips == seen.n_round_trips <= 3
-        assert (receipt.n_requests, receipt.bytes_fetched) == (seen.n_requests, seen.bytes_fetched)
-        wanted = exact.search(query, k=K, filter=filter, recall=1.0)
-        last = wanted.scores[-1] - 1e-5 * abs(wanted.scores[-1])
-        assert len(answer) == len(wanted)
-        found.append(np.mean(answer.scores >= last))
-    assert np.mean(found) >= 0.95
+    assert recall_of_cell(store, asked, filter, K, lambda: cold(store), "clusters") >= 0.95
 
 
 def test_with_everything_cached_the_plan_is_the_warm_one(world):

@@ -24,6 +24,10 @@ from vstore_kernels.tables import BlockTables
 CODED_ROWS: Final = 1_024
 """A chunk of fewer rows is always scored exactly."""
 SCANS_BEFORE_CODES: Final = 32
+NO_LEVELS: Final = UpperLevels(
+    np.zeros(1, np.int32), np.array([0, 1], np.int64), np.full((1, 1), NO_NODE, np.int32), 0, 1
+)
+"""Upper levels of rows that are only scanned. Never written to."""
 _BITS: Final = 8
 _WHOLE: Final = 30
 """log2 of the rows of a block that holds any chunk whole."""
@@ -73,11 +77,9 @@ def coded(vectors: Float32s, metric: Metric) -> ResidentShard:
     n, d = vectors.shape
     params = train_codes(vectors, metric, _BITS)
     codes = encode(vectors, params)
-    nothing = np.full((1, 1), NO_NODE, np.int32)
-    levels = UpperLevels(np.zeros(1, np.int32), np.array([0, 1], np.int64), nothing, 0, 1)
     return ResidentShard(
         BlockTables.of_arrays(np.full((n, 1), NO_NODE, np.int32), codes, _WHOLE),
-        levels,
+        NO_LEVELS,
         codes[:1],
         np.zeros((1, d + (metric == "dot")), np.float32),
         np.array([0, n], np.int64),

@@ -16,13 +16,14 @@ from vstore.query.memtable import MemtableWork
 from vstore.query.planner import Plan
 from vstore.query.resident import PlannedShard, ReadyShard
 from vstore.query.search import Engine, distance_of, score_of
-from vstore.shard.payload import PayloadRow, attributes_of
+from vstore.query.shown import Rows, ShownRows
+from vstore.shard.payload import PayloadRow, Shown, attributes_of
 from vstore.shard.reader import Shard
-from vstore.types import Attributes, Document, Float32s, Hit, Hits, Key, Receipt
+from vstore.types import Attributes, Document, Float32s, Hits, Key, Metric, Receipt
 from vstore_kernels.answer import OneAnswer
 
 
-class RowsOfOne:
+class RowsOfOne(ShownRows):
     """The rows of one shard's answer (`HitRows`), and what it took; it holds the payload blocks."""
 
     __slots__ = ("_blocks", "_engine", "_found", "_live", "_plan", "_planned", "_query", "_ready", "_spent_s")
@@ -45,34 +46,37 @@ class RowsOfOne:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def ids(self) -> list[Key]:
-        """As `HitRows.ids`."""
-        return [row.key for row in self._rows()]
+    @property
+    def rows(self) -> Rows:
+        """As `ShownRows.rows`."""
+        return self._payload()
 
-    def scores(self) -> Float32s:
-        """As `HitRows.scores`."""
-        return score_of(self._distances(), self._ready.head.metric)
+    @property
+    def distances(self) -> Float32s:
+        """As `ShownRows.distances`."""
+        return np.array(self._found.distances, np.float32)
+
+    @property
+    def metric(self) -> Metric:
+        """As `ShownRows.metric`."""
+        return self._ready.head.metric
+
+    @property
+    def fields(self) -> Shown:
+        """As `ShownRows.fields`."""
+        return self._live.shard.shown(self._ready.head)
 
     def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
-        """As `HitRows.columns`."""
-        rows, metric, distances = self._rows(), self._ready.head.metric, self._distances()
+        """As `HitRows.columns`, quicker: all rows are of one kind."""
+        rows, metric, distances = self._payload(), self.metric, self.distances
         keys, values, documents = ([*column] for column in zip(*rows, strict=True)) if rows else ([], [], [])
         return (
             keys,
             score_of(distances, metric).tolist(),
             distance_of(distances, metric).tolist(),
-            attributes_of(rows, values, self._live.shard.shown(self._ready.head)),
+            attributes_of(rows, values, self.fields),
             documents,
         )
-
-    def hits(self) -> list[Hit]:
-        """As `HitRows.hits`."""
-        return [
-            Hit(key, score, distance, attributes, document, score, position)
-            for position, (key, score, distance, attributes, document) in enumerate(
-                zip(*self.columns(), strict=True)
-            )
-        ]
 
     def receipt_values(self) -> dict[str, Any]:
         """Return every field of the receipt by name."""
@@ -94,12 +98,9 @@ class RowsOfOne:
         )
         return account.values()
 
-    def _rows(self) -> list[PayloadRow]:
+    def _payload(self) -> list[PayloadRow]:
         block_rows = self._ready.head.payload_block_rows
         return [block[row % block_rows] for block, row in zip(self._blocks, self._found.ids, strict=True)]
-
-    def _distances(self) -> Float32s:
-        return np.array(self._found.distances, np.float32)
 
 
 def hits_of_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,73 +27,49 @@ from vstore.query.resident import (
     step_of,
 )
 from vstore.query.rounds import Rounds
-from vstore.query.search import Engine, distance_of, payload_round, score_of
+from vstore.query.search import Engine, payload_round
+from vstore.query.shown import Rows, ShownRow, ShownRows
 from vstore.shard import sections
 from vstore.shard.fetch import ReadMeter
-from vstore.shard.payload import PayloadRow, Shown, unpack_attributes, unpacker
+from vstore.shard.payload import Shown, unpack_attributes
 from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
-from vstore.types import Attributes, Document, Float32s, Hit, Hits, Key, Metric, Receipt
+from vstore.types import Float32s, Hits, Metric, Receipt
 from vstore_kernels.answer import OneAnswer
 
 View = CollectionView[Shard]
 
 
-class ShownRow(NamedTuple):
-    """What a hit of the memtable shows, or of a shard that was built with other fields."""
-
-    key: Key
-    attributes: Attributes
-    document: Document | None
-
-
-Rows: TypeAlias = "list[PayloadRow | ShownRow]"
-
-
-class AnswerRows:
+class AnswerRows(ShownRows):
     """The rows of one answer, best first, that hits are made of when someone looks (`HitRows`)."""
 
     __slots__ = ("_distances", "_fields", "_metric", "_rows")
 
-    def __init__(
-        self, rows: Sequence[PayloadRow | ShownRow], distances: Float32s, metric: Metric, named: Shown
-    ) -> None:
-        self._rows = rows
-        self._distances = distances
-        self._metric = metric
-        self._fields = named
+    def __init__(self, rows: Rows, distances: Float32s, metric: Metric, fields: Shown) -> None:
+        self._rows, self._distances, self._metric, self._fields = rows, distances, metric, fields
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def ids(self) -> list[Key]:
-        """As `HitRows.ids`."""
-        return [row.key for row in self._rows]
+    @property
+    def rows(self) -> Rows:
+        """As `ShownRows.rows`."""
+        return self._rows
 
-    def scores(self) -> Float32s:
-        """As `HitRows.scores`."""
-        return score_of(self._distances, self._metric)
+    @property
+    def distances(self) -> Float32s:
+        """As `ShownRows.distances`."""
+        return self._distances
 
-    def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
-        """As `HitRows.columns`."""
-        rows, attributes_of = list(self._rows), unpacker(self._fields)
-        return (
-            [row.key for row in rows],
-            self.scores().tolist(),
-            distance_of(self._distances, self._metric).tolist(),
-            [attributes_of(row) if isinstance(row, PayloadRow) else row.attributes for row in rows],
-            [row.document for row in rows],
-        )
+    @property
+    def metric(self) -> Metric:
+        """As `ShownRows.metric`."""
+        return self._metric
 
-    def hits(self) -> list[Hit]:
-        """As `HitRows.hits`."""
-        scores = self.scores().tolist()
-        own = distance_of(self._distances, self._metric).tolist()
-        hits, attributes_of = [], unpacker(self._fields)
-        for position, (row, score, distance) in enumerate(zip(self._rows, scores, own, strict=True)):
-            attributes = attributes_of(row) if isinstance(row, PayloadRow) else row.attributes
-            hits.append(Hit(row.key, score, distance, attributes, row.document, score, position))
-        return hits
+    @property
+    def fields(self) -> Shown:
+        """As `ShownRows.fields`."""
+        return self._fields
 
 
 def search_resident(

@@ -16,12 +16,11 @@ from vstore.filters import Expression, Filter, FilterLike, ast, compile_filter
 from vstore.filters.parse import parse_filter
 from vstore.ingest.inputs import as_query
 from vstore.types import Float32s, Schema
+from vstore_kernels.gate import FLOAT32
 
 REMEMBERED_FILTERS: Final = 256
 SURELY_POSITIVE: Final = 1e-30
 """A sum of squares above this did not come from rounding."""
-
-_FLOAT32: Final = np.dtype(np.float32)
 
 
 class SearchRequest(NamedTuple):
@@ -136,7 +135,7 @@ def check_query(query: Any, schema: Schema) -> Float32s:
     Raises:
         DimensionMismatch, InvalidVector: as `as_query`.
     """
-    if type(query) is np.ndarray and query.dtype is _FLOAT32 and query.shape == (schema.dim,):
+    if type(query) is np.ndarray and query.dtype is FLOAT32 and query.shape == (schema.dim,):
         # It is finite only where every component is; what it leaves open is looked at closely.
         square = float(query.dot(query))
         if math.isfinite(square) and (square > SURELY_POSITIVE or schema.metric != "cosine"):

@@ -18,6 +18,7 @@ import numpy as np
 from vstore.cache import BlockCache, RowTables
 from vstore.cancel import check_cancelled, current_check
 from vstore.filters import Filter
+from vstore.ingest.chunk_codes import NO_LEVELS
 from vstore.ingest.view import LiveShard
 from vstore.query.passing import PassingRows
 from vstore.query.pipeline import passing_rows, plans_for
@@ -32,7 +33,6 @@ from vstore.traverse.scratch import ScratchPool
 from vstore.types import Bitmap, Float32s, Int32s, Int64s, UInt8s
 from vstore_kernels import layout
 from vstore_kernels.answer import AnswerScratch, Asked, OneAnswer, ResidentShard, answer, answer_one
-from vstore_kernels.build import UpperLevels
 from vstore_kernels.tables import BlockTables
 
 MODES: Final = {
@@ -47,9 +47,6 @@ SCRATCH: ScratchPool[AnswerScratch] = ScratchPool(AnswerScratch)
 """The process's pool. Scratch has no meaning between searches, so sharing it is safe."""
 SCANS: Final = (layout.SCAN, layout.CLUSTERS)
 """These read no lists and no upper levels."""
-NO_LEVELS: Final = UpperLevels(
-    np.zeros(1, np.int32), np.array([0, 1], np.int64), np.full((1, 1), layout.NO_NODE, np.int32), 0, 1
-)
 REMEMBERED_PLANS: Final = 256
 REMEMBERED_BYTES: Final = 64 << 20
 """Of bitmaps that plans hold beside those that `PassingRows` remembers."""

@@ -20,11 +20,11 @@ import numpy as np
 
 from vstore.errors import CorruptData
 from vstore.shard import sections
-from vstore.traverse.base import Sketches, SketchParams
+from vstore.traverse.base import Sketches, SketchParams, sketch_row_bytes
 from vstore.types import Float32s, Int64s, Metric, UInt8s
 from vstore_kernels import narrow
 from vstore_kernels.layout import METRICS
-from vstore_kernels.rotation import padded, rotate
+from vstore_kernels.rotation import rotate
 
 if TYPE_CHECKING:
     from vstore.shard.head import ShardHead
@@ -113,15 +113,14 @@ def decode_sketches(data: bytes, block: int, head: ShardHead, where: str) -> Ske
         CorruptData: the bytes are not those of the block's rows.
     """
     assert head.sketch_params is not None
-    block_rows, width = head.sketch_params.block_rows, padded(head.dim) // 8
+    block_rows = head.sketch_params.block_rows
     m = min(block_rows, head.n - block * block_rows)
-    if len(data) != _SCALES + m * (4 + width):
-        raise CorruptData(
-            f"{where}: {len(data)} bytes; sketches of {m} rows have {_SCALES + m * (4 + width)}"
-        )
+    n_bytes = _SCALES + m * sketch_row_bytes(head.dim)
+    if len(data) != n_bytes:
+        raise CorruptData(f"{where}: {len(data)} bytes; sketches of {m} rows have {n_bytes}")
     least_bias, bias_unit, least_step, step_unit = np.frombuffer(data, "<f4", count=4)
     places = np.frombuffer(data, "<u2", count=2 * m, offset=_SCALES).astype(np.float32).reshape(2, m)
-    bits = np.frombuffer(data, np.uint8, offset=_SCALES + 4 * m).reshape(m, width)
+    bits = np.frombuffer(data, np.uint8, offset=_SCALES + 4 * m).reshape(m, -1)
     bias, step = least_bias + places[0] * bias_unit, least_step + places[1] * step_unit
     if not (np.isfinite(bias).all() and np.isfinite(step).all()):
         raise CorruptData(f"{where}: the numbers of its rows are not finite")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -159,18 +158,32 @@ class S3Store:
         if len(groups) <= 1:
             parts = [self._read_group(group) for group in groups]
         else:
-            # In copies of the caller's context, which counts the requests that are repeated.
-            futures = [
-                self._threads().submit(copy_context().run, partial(self._read_group, group))
-                for group in groups
-            ]
-            try:
-                parts = [future.result() for future in futures]
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
+            parts = self._read_groups(groups)
         return split_fetches(ranges, fetches, [body for part in parts for body in part])
+
+    def _read_groups(self, groups: Sequence[Sequence[ByteRange]]) -> list[list[bytes]]:
+        """Return the bodies of each group, read side by side: every thread takes the next when it is done."""
+        parts: list[list[bytes]] = [[] for _ in groups]
+        # Taking the next of it is atomic.
+        left = iter(range(len(groups)))
+
+        def work() -> None:
+            for number in left:
+                parts[number] = self._read_group(groups[number])
+
+        n_threads = min(len(groups), self._settings.io_concurrency)
+        # In copies of the caller's context, which counts the requests that are repeated.
+        futures = [self._threads().submit(copy_context().run, work) for _ in range(n_threads)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            for _ in left:
+                pass
+            for future in futures:
+                future.cancel()
+            raise
+        return parts
 
     def _read_group(self, group: Sequence[ByteRange]) -> list[bytes]:
         if isinstance(self._reader, ReadsGroups) and group[0].length is not None:

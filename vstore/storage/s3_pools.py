@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import botocore.session
 import urllib3
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
+
+SOCKET_OPTIONS: Final = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+]
 
 
 def proxy_for(url: str) -> str | None:
@@ -40,10 +45,7 @@ def make_pools(
     options: dict[str, Any] = {
         "maxsize": n_connections,
         "timeout": urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s),
-        "socket_options": [
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        ],
+        "socket_options": SOCKET_OPTIONS,
     }
     if scheme == "https" or (proxy is not None and proxy.startswith("https:")):
         options |= {"cert_reqs": "CERT_REQUIRED", "ca_certs": ca_bundle()}

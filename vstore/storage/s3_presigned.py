@@ -1,8 +1,9 @@
 """Ranges and listings by presigned URLs and pooled connections: under a third of boto3's processor time.
 
 A URL of an object is signed once, and each range is a plain GET of it: no request is built, signed and
-parsed by boto3, whose client need not even be made. Whatever a URL cannot do (redirects, servers and policies
-that refuse presigned URLs) is read by boto3's get_object, so that errors are the same by both ways.
+parsed by boto3, whose client need not even be made. Connections are those of `s3_wire`, or urllib3's through
+a proxy. Whatever a URL cannot do (redirects, servers and policies that refuse presigned URLs) is read by
+boto3's get_object, so that errors are the same by both ways.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from vstore.storage.s3_listing import Page, parse_page
 from vstore.storage.s3_pools import make_pools, proxy_for
 from vstore.storage.s3_reader import ObjectReader, ignores_ranges
 from vstore.storage.s3_signing import Signer
+from vstore.storage.s3_wire import Wire
 
 SIGN_AGAIN_S = 300.0
 """Older URLs are signed anew; botocore renews temporary credentials 10 to 15 minutes before their end."""
@@ -64,6 +66,7 @@ class _Signed:
     """An object's URL, as what is asked of which connections. Not to be printed."""
 
     pool: urllib3.HTTPConnectionPool
+    wire: Wire | None
     target: str
     signed_at_s: float
 
@@ -110,6 +113,7 @@ class PresignedReader:
         self._rng = rng or random.Random()
         self._headers = {"User-Agent": "vstore", "Accept-Encoding": "identity"}
         self._managers: dict[str, urllib3.PoolManager] = {}
+        self._wires: dict[str, Wire] = {}
         self._urls: dict[str, _Signed] = {}
         self._lock = threading.Lock()
         self._boto_until_s = float("-inf")
@@ -129,8 +133,7 @@ class PresignedReader:
                 if is_transient(error):
                     if attempt >= self._n_retries:
                         raise store_error(error, self._where, f"read {key!r}") from error
-                    count_retry()
-                    self._sleep(self._rng.uniform(0, self._settings.backoff_s(attempt)))
+                    self._pause(attempt)
                     attempt += 1
                     continue
                 status = status_of(error)
@@ -159,25 +162,32 @@ class PresignedReader:
                 url = self._signer.list_url(params)
                 if url is None:
                     return None
-                return parse_page(self._body(self._place_of(url, 0.0), {})[1])
+                return parse_page(self._body(self._place_of(url, 0.0), {}, "ListObjectsV2")[1])
             except S3_ERRORS as error:
                 if not is_transient(error):
                     return None
                 if attempt >= self._n_retries:
                     raise
-                count_retry()
-                self._sleep(self._rng.uniform(0, self._settings.backoff_s(attempt)))
+                self._pause(attempt)
                 attempt += 1
 
     def close(self) -> None:
         """Release connections and forget the URLs."""
         with self._lock:
-            managers = list(self._managers.values())
+            managers, wires = list(self._managers.values()), list(self._wires.values())
             self._managers.clear()
+            self._wires.clear()
             self._urls.clear()
         for manager in managers:
             manager.clear()
+        for wire in wires:
+            wire.close()
         self._instead.close()
+
+    def _pause(self, attempt: int) -> None:
+        """Count a request that is sent again, and wait before it."""
+        count_retry()
+        self._sleep(self._rng.uniform(0, self._settings.backoff_s(attempt)))
 
     def _read_instead(self, key: str, start: int, length: int | None, refusal: Exception) -> bytes:
         data = self._instead.read(key, start, length)
@@ -212,7 +222,17 @@ class PresignedReader:
         pool = self._manager(parts.scheme, proxy).connection_from_url(host)
         # A proxy is asked for the whole of a plain URL, and for a tunnel where there is TLS.
         target = url if proxy is not None and parts.scheme == "http" else f"{parts.path}?{parts.query}"
-        return _Signed(pool, target, now_s)
+        return _Signed(pool, self._wire(host) if proxy is None else None, target, now_s)
+
+    def _wire(self, host: str) -> Wire:
+        if host not in self._wires:
+            self._wires[host] = Wire(
+                urlsplit(host),
+                n_connections=self._settings.io_concurrency + 2,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                read_timeout_s=READ_TIMEOUT_S,
+            )
+        return self._wires[host]
 
     def _is_young(self, signed: _Signed) -> bool:
         return 0 <= self._clock() - signed.signed_at_s < SIGN_AGAIN_S
@@ -238,17 +258,28 @@ class PresignedReader:
             StorageError: the answer is not the range.
         """
         if start == 0 and length is None:
-            return self._body(signed, {})[1]
+            return self._body(signed, {}, "GetObject")[1]
         end = "" if length is None else str(start + length - 1)
         other = ignores_ranges(self._where, key)
-        headers, data = self._body(signed, {"Range": f"bytes={start}-{end}"}, other)
+        headers, data = self._body(signed, {"Range": f"bytes={start}-{end}"}, "GetObject", other)
         _check_range(headers, data, start, other)
         return data
 
     def _body(
-        self, signed: _Signed, headers: dict[str, str], whole: StorageError | None = None
+        self, signed: _Signed, headers: dict[str, str], operation: str, whole: StorageError | None = None
     ) -> tuple[Mapping[str, str], bytes]:
-        """Send one GET and return the headers and the body; `whole` is raised for an answer of status 200."""
+        """Send one GET and return the headers and the body; `whole` is raised for an answer of status 200.
+
+        `operation` is S3's name of what is asked, for errors.
+        """
+        if signed.wire is not None:
+            answer = signed.wire.get(signed.target, self._headers | headers, but_not=200 if whole else 0)
+            if answer.body is None:
+                assert whole is not None
+                raise whole
+            if answer.status not in (200, 206):
+                raise as_client_error(answer.status, answer.body, operation)
+            return answer.headers, answer.body
         response = signed.pool.urlopen(
             "GET",
             signed.target,
@@ -270,13 +301,13 @@ class PresignedReader:
                 response.close()
             response.release_conn()
         if response.status not in (200, 206):
-            raise as_client_error(response.status, data, "GetObject")
+            raise as_client_error(response.status, data, operation)
         return response.headers, data
 
 
 def _check_range(headers: Mapping[str, str], data: bytes, start: int, other: StorageError) -> None:
     """Raise where the body is not what its Content-Range says, or begins elsewhere (then: `other`)."""
-    found = _CONTENT_RANGE.match(headers.get("Content-Range", ""))
+    found = _CONTENT_RANGE.match(headers.get("content-range", ""))
     if found is None:
         return
     first, last = int(found[1]), int(found[2])

@@ -12,6 +12,7 @@ from vstore.types import Bitmap, Float32s, Int32s, Int64s, Metric, UInt8s
 from vstore_kernels import layout
 from vstore_kernels.build import UpperLevels
 from vstore_kernels.codes import CodeParams
+from vstore_kernels.rotation import padded
 from vstore_kernels.search import BlockTables, SearchScratch, results
 
 NO_BLOCKS: Int32s = np.empty(0, dtype=np.int32)
@@ -33,6 +34,11 @@ class SketchParams(NamedTuple):
 
     block_rows: int
     error: float
+
+
+def sketch_row_bytes(dim: int) -> int:
+    """Return the bytes of a row's sketch on storage: a bit a component, and two numbers of 16 bits."""
+    return padded(dim) // 8 + 4
 
 
 class Sketches(NamedTuple):

@@ -13,16 +13,24 @@ from typing import Final
 
 import numpy as np
 
-from vstore.traverse.base import Found, GraphView, Sketches, SketchParams, Walk, WalkParams, Wants
+from vstore.traverse.base import (
+    Found,
+    GraphView,
+    Sketches,
+    SketchParams,
+    Walk,
+    WalkParams,
+    Wants,
+    sketch_row_bytes,
+)
 from vstore.traverse.clusters import MANY, centroid_distances, limit_of, rows_of, segments
 from vstore.types import Bitmap, Float32s, Int32s, Int64s
-from vstore_kernels.rotation import padded, rotate
+from vstore_kernels.rotation import rotate
 
 SHARE: Final = 0.57
 """Of `WalkParams.code_bytes`, what the sketches of an answer may take: exact vectors want the rest."""
 GAP_BYTES: Final = 4 << 10
 """What is read between two blocks rather than asking twice."""
-NUMBERS_BYTES: Final = 4
 MISSED: Final = 0.05
 """The share of the answers that a recall of 0.95 allows to be missed, to the power of `reach` above it."""
 CROWDED: Final = 0.04
@@ -86,7 +94,7 @@ def choose_sketches(
     order = np.argsort(gaps - CROWDED * abs(settled) * np.log(counts), kind="stable")
     blocks, met = blocks[order], counts[order].cumsum()
     n_least = int(np.searchsorted(met, min(k, int(met[-1])))) + 1
-    row_bytes = padded(graph.code_params.d) // 8 + NUMBERS_BYTES
+    row_bytes = sketch_row_bytes(graph.code_params.d)
     budget_bytes = SHARE * params.code_bytes * params.reach
     budget, join = budget_bytes / (row_bytes << shift), GAP_BYTES // (row_bytes << shift)
     least, most = 0, len(blocks)
