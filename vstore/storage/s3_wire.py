@@ -6,6 +6,7 @@ socket and answers are parsed here, for an HTTP client's own work is most of wha
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ProtocolError, SSLError
 
 from vstore.storage.s3_pools import SOCKET_OPTIONS, ca_bundle
+
+_log = logging.getLogger(__name__)
 
 _PIECE_BYTES: Final = 1 << 16
 _MOST_HEAD_BYTES: Final = 1 << 16
@@ -72,6 +75,9 @@ class Wire:
                 self._idle.append(connection)
             else:
                 connection.close()
+        if _log.isEnabledFor(logging.DEBUG):
+            # Without the query, which is the signature.
+            _log.debug("GET %s%s: %d", self._place.netloc, target.partition("?")[0], answer.status)
         return answer
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ are mostly not read. They decide which few rows' exact vectors are read, by the 
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import Final
 
@@ -31,13 +32,18 @@ SHARE: Final = 0.57
 """Of `WalkParams.code_bytes`, what the sketches of an answer may take: exact vectors want the rest."""
 GAP_BYTES: Final = 4 << 10
 """What is read between two blocks rather than asking twice."""
+BLOCKS: Final = (400, 1_000)
+"""Blocks in which the ten nearest are looked for, at most, at a recall of 0.95: where the passing rows lie round
+the query, and away from it. Of more than ten in proportion."""
+BLOCKS_OF_ROOT: Final = (8, 12)
+"""The same, as a multiple of the square root of how many blocks hold passing rows."""
 MISSED: Final = 0.05
 """The share of the answers that a recall of 0.95 allows to be missed, to the power of `reach` above it."""
 CROWDED: Final = 0.04
 """How much nearer a part of a cluster counts for each e-fold of its passing rows, as a share of the distance
 where some times k passing rows are met: a block costs the same however many of its rows pass."""
-JOINS: Final = (2, 4, 8, 16, 32)
-FILLED: Final = 0.6
+JOINS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+FILLED: Final = 0.85
 """Gaps of so many blocks are read, the largest that leave the blocks within this share of what is allowed."""
 SETTLED: Final = 2
 """The k-th of many estimates is too low, as the luckiest are in front: so many times k are taken for it."""
@@ -75,14 +81,15 @@ def choose_sketches(
 
     The parts of clusters within blocks are taken nearest first, and where they are crowded sooner (CROWDED),
     while what is read of them, gaps included, fits into SHARE of `params.code_bytes`, and until k rows are
-    met in any case; as far as a scan of codes goes, unless the passing rows lie away from the query. What is
-    resident does not count, so that an answer does not depend on it. Where this leaves room, blocks between
-    those chosen are taken, too, as long as that makes fewer requests.
+    met in any case; at most BLOCKS, and as far as a scan of codes goes, unless the passing rows lie away from
+    the query. What is resident does not count, so that an answer does not depend on it. Where this leaves
+    room, blocks between those chosen are taken, too, as long as that makes fewer requests.
     """
     shift, k = sketched.block_rows.bit_length() - 1, params.k or params.ef
     clusters, blocks, counts = segments(graph, passing, shift)
     if not len(blocks):
         return np.empty(0, np.int32)
+    wanted = _n_blocks(len(np.unique(blocks)), k, params)
     gaps = centroid_distances(graph, query)[clusters]
     nearest = np.argsort(gaps, kind="stable")
     met = counts[nearest].cumsum()
@@ -93,11 +100,12 @@ def choose_sketches(
         gaps, blocks, counts = gaps[near], blocks[near], counts[near]
     order = np.argsort(gaps - CROWDED * abs(settled) * np.log(counts), kind="stable")
     blocks, met = blocks[order], counts[order].cumsum()
+    n_most = _n_within(blocks, wanted)
     n_least = int(np.searchsorted(met, min(k, int(met[-1])))) + 1
     row_bytes = sketch_row_bytes(graph.code_params.d)
     budget_bytes = SHARE * params.code_bytes * params.reach
     budget, join = budget_bytes / (row_bytes << shift), GAP_BYTES // (row_bytes << shift)
-    least, most = 0, len(blocks)
+    least, most = 0, n_most
     while least < most:
         n = (least + most + 1) // 2
         least, most = (n, most) if _blocks_read(blocks[:n], join) <= budget else (least, n - 1)
@@ -153,6 +161,18 @@ def candidates(estimates: Float32s, spreads: Float32s, k: int, reach: float) -> 
     settled = estimates[order[min(SETTLED * k, len(order)) - 1]]
     kept: Int64s = order[estimates[order] - sigmas * spreads[order] <= settled]
     return kept
+
+
+def _n_blocks(n_passing: int, k: int, params: WalkParams) -> int:
+    """Return how many blocks are looked at, of `n_passing` that hold passing rows."""
+    most = min(BLOCKS[params.apart], BLOCKS_OF_ROOT[params.apart] * math.sqrt(n_passing))
+    return math.ceil(most * params.reach * max(k / 10, 1))
+
+
+def _n_within(blocks: Int64s, most: int) -> int:
+    """Return how many of the first of these blocks (int64[m]) are of `most` different ones."""
+    first = np.sort(np.unique(blocks, return_index=True)[1])
+    return int(first[most]) if most < len(first) else len(blocks)
 
 
 def _without_gaps(blocks: Int64s, most: float) -> Int64s:
