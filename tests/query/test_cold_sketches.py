@@ -5,6 +5,9 @@ Budget: a recall of at least 0.95 on average over the queries of each cell, agai
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from cold_cells import recall_of_cell
@@ -14,12 +17,15 @@ import vstore
 from vstore import F
 from vstore.errors import CorruptData
 from vstore.query import pipeline
+from vstore.query.pipeline import n_within
 from vstore.query.planner import Plan, sketched_plan
 from vstore.shard import sections
+from vstore.storage.base import SparseRange
 from vstore.storage.coalesce import plan_coalesce, split_fetches
 from vstore.storage.memory import MemoryStore
 from vstore.storage.wrappers.counting import CountingStore
 from vstore.storage.wrappers.forward import ForwardingStore
+from vstore.traverse import sketches
 from vstore.traverse.base import WalkParams
 from vstore.traverse.sketches import SHARE, choose_sketches
 from vstore_kernels import bitmap
@@ -131,15 +137,24 @@ def test_few_bytes_still_give_k_hits_and_explain_says_the_plan(world):
         assert "sketches" in collection.explain(query, k=K, filter=F.far < N // 5).plan
 
 
-def test_what_is_read_of_sketches_has_a_bound_and_reaches_the_nearest_clusters_first(world):
-    store, asked = world
-    collection, _ = cold(store)
+@pytest.fixture
+def quarter(world):
+    """The session of a cold shard, and a quarter of its rows."""
+    collection, _ = cold(world[0])
     shard = collection._loaded.shown.shards[0].shard
     session = shard._session()
     session.fetch([session.key(sections.HEAD)])
-    sketched = session.sketch_params
     keys = np.array(shard.keys(np.arange(N)))
-    passing = bitmap.pack(np.random.default_rng(5).permutation(N)[keys] < N // 4)
+    return session, bitmap.pack(np.random.default_rng(5).permutation(N)[keys] < N // 4)
+
+
+def test_what_is_read_of_sketches_has_a_bound_and_reaches_the_nearest_clusters_first(
+    world, quarter, monkeypatch
+):
+    monkeypatch.setattr(sketches, "BLOCKS_OF_ROOT", (1_000, 1_000))
+    _, asked = world
+    session, passing = quarter
+    sketched = session.sketch_params
     sizes = []
     for code_bytes in (1, 20_000, 60_000, 1 << 30):
         params = WalkParams(100, k=K, apart=True, code_bytes=code_bytes)
@@ -152,6 +167,37 @@ def test_what_is_read_of_sketches_has_a_bound_and_reaches_the_nearest_clusters_f
         sizes.append(len(blocks))
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[1] < sizes[2] < sizes[3] == -(-N // 16)
+
+
+def test_an_answer_is_looked_for_in_so_many_blocks_more_for_more_answers_and_recall(
+    world, quarter, monkeypatch
+):
+    monkeypatch.setattr(sketches, "BLOCKS", (20, 40))
+    monkeypatch.setattr(sketches, "FILLED", 0)
+    _, asked = world
+    session, passing = quarter
+
+    def n_blocks(**given):
+        params = WalkParams(100, **{"k": K, "apart": True, "code_bytes": 1 << 30, **given})
+        return len(choose_sketches(session, session.sketch_params, asked[0], passing, params))
+
+    assert (n_blocks(), n_blocks(apart=False), n_blocks(reach=2.0), n_blocks(k=5 * K)) == (40, 20, 80, 200)
+    monkeypatch.setattr(sketches, "BLOCKS_OF_ROOT", (1, 1))
+    n_passing = len(np.unique(bitmap.indices(passing) // 16))
+    assert n_blocks() == math.ceil(math.sqrt(n_passing))
+    assert n_blocks(k=N) == n_passing
+
+
+def test_gaps_are_joined_over_what_a_store_joins_sparse_ranges_over():
+    assert SparseRange.gap_bytes == sketches.GAP_BYTES
+
+
+def test_exact_vectors_and_the_gaps_between_them_fit_into_a_share():
+    head = SimpleNamespace(vector_block_rows=8, dim=512)  # blocks of 16 KiB: four of them are joined over
+    rows = np.array([0, 8, 48, 800, 1], np.int32)  # of blocks 0, 1, 6, 100, 0
+    blocks_read = [n_within(rows, head, n << 14, 1) for n in (1, 2, 6, 7, 8)]
+    assert blocks_read == [2, 2, 2, 3, 5]
+    assert n_within(rows, head, 0, 2) == 4
 
 
 def test_damage_is_named_is_not_cached_and_is_found_by_verify(world):

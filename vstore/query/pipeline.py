@@ -28,6 +28,7 @@ from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.traverse import TRAVERSALS, Found, Walk, WalkParams
 from vstore.traverse.clusters import choose_blocks, code_bytes_of, reach_of
+from vstore.traverse.sketches import blocks_read
 from vstore.types import Bitmap, Float32s, Int32s
 from vstore_kernels import bitmap
 from vstore_kernels.codes import prepare_query
@@ -41,7 +42,12 @@ EXACT_ROWS = 16_384
 SKETCHED_SHARE: Final = 0.5
 """Of `ColdReads.code_bytes`: where more codes would be read, sketches are in their place."""
 VECTORS_SHARE: Final = 0.4
-"""Of `ColdReads.code_bytes`, what the exact vectors of rows that sketches have chosen may take."""
+"""Of `ColdReads.code_bytes`, what the exact vectors of rows that sketches have chosen may take, and the gaps
+between their blocks."""
+CODED_VECTORS_SHARE: Final = 0.5
+"""The same, of rows that codes have chosen in clusters near the query."""
+JOINED_BYTES: Final = 64 << 10
+"""A gap that stores read rather than ask twice, at default settings."""
 
 
 @dataclass(slots=True)
@@ -152,7 +158,9 @@ def search_shard(
     clock.lap("traverse")
     answer.found = found
     if found.spreads is None:
-        yield from _rescore(answer, request, found, plan.n_candidates)
+        coded_bytes = int(CODED_VECTORS_SHARE * cold.code_bytes * params.reach)
+        most_bytes = coded_bytes if plan.traversal == "clusters" else None
+        yield from _rescore(answer, request, found, plan.n_candidates, most_bytes)
     else:
         n_bytes = int(VECTORS_SHARE * cold.code_bytes * params.reach)
         n = n_within(found.node_ids, session.head, n_bytes, request.k)
@@ -191,13 +199,17 @@ def _walk(
         walk.close()
 
 
-def _rescore(answer: ShardAnswer, request: SearchRequest, found: Found, n_candidates: int) -> Pipeline[None]:
+def _rescore(
+    answer: ShardAnswer, request: SearchRequest, found: Found, n_candidates: int, most_bytes: int | None
+) -> Pipeline[None]:
     session, k = answer.session, request.k
     candidates, estimates = found.node_ids[:n_candidates], found.distances[:n_candidates]
     # What cannot be among the k, by the error of its estimate, is not worth reading.
     code = prepare_query(request.query, session.code_params)
     kept, spreads = undecided(code, session.tables, candidates, estimates, k)
-    yield from _rescore_rows(answer, request, candidates[kept], estimates[kept], spreads, len(candidates))
+    rows = candidates[kept]
+    n = len(rows) if most_bytes is None else n_within(rows, session.head, most_bytes, k)
+    yield from _rescore_rows(answer, request, rows[:n], estimates[kept][:n], spreads[:n], len(candidates))
 
 
 def _rescore_rows(
@@ -238,12 +250,16 @@ def _exact(answer: ShardAnswer, request: SearchRequest, passing: Bitmap | None) 
 
 def n_within(rows: Int32s, head: ShardHead, n_bytes: int, k: int) -> int:
     """Return how many of the first of these rows (int32[m]) have exact vectors in blocks of `n_bytes` in
-    all; at least as many as answers are wanted, twice.
+    all, the gaps that are joined included; at least as many as answers are wanted, twice.
     """
-    _, first = np.unique(rows // head.vector_block_rows, return_index=True)
-    costs = np.zeros(len(rows), np.int64)
-    costs[first] = head.vector_block_rows * head.dim * 4
-    return max(int(np.searchsorted(costs.cumsum(), n_bytes, side="right")), min(2 * k, len(rows)))
+    block_bytes = head.vector_block_rows * head.dim * 4
+    blocks, join = rows // head.vector_block_rows, JOINED_BYTES // block_bytes
+    least, most = min(2 * k, len(rows)), len(rows)
+    while least < most:
+        n = (least + most + 1) // 2
+        fits = blocks_read(blocks[:n], join) * block_bytes <= n_bytes
+        least, most = (n, most) if fits else (least, n - 1)
+    return least
 
 
 def _blocks(rows: Int32s, block_rows: int) -> list[int]:

@@ -33,8 +33,8 @@ SHARE: Final = 0.57
 GAP_BYTES: Final = 4 << 10
 """What is read between two blocks rather than asking twice."""
 BLOCKS: Final = (400, 1_000)
-"""Blocks in which the ten nearest are looked for, at most, at a recall of 0.95: where the passing rows lie round
-the query, and away from it. Of more than ten in proportion."""
+"""Blocks in which the ten nearest are looked for, at most, at a recall of 0.95: where the passing rows lie
+round the query, and away from it. Of more than ten in proportion."""
 BLOCKS_OF_ROOT: Final = (8, 12)
 """The same, as a multiple of the square root of how many blocks hold passing rows."""
 MISSED: Final = 0.05
@@ -108,7 +108,7 @@ def choose_sketches(
     least, most = 0, n_most
     while least < most:
         n = (least + most + 1) // 2
-        least, most = (n, most) if _blocks_read(blocks[:n], join) <= budget else (least, n - 1)
+        least, most = (n, most) if blocks_read(blocks[:n], join) <= budget else (least, n - 1)
     chosen = np.unique(blocks[: max(least, n_least)])
     return _without_gaps(chosen, FILLED * budget).astype(np.int32)
 
@@ -179,7 +179,7 @@ def _without_gaps(blocks: Int64s, most: float) -> Int64s:
     """Return blocks (int64[m], ascending) and those in the gaps between them: the larger the gaps that are
     filled, the fewer the requests. At most about `most` are returned, or the blocks alone.
     """
-    join = max((join for join in JOINS if _blocks_read(blocks, join) <= most), default=0)
+    join = max((join for join in JOINS if blocks_read(blocks, join) <= most), default=0)
     apart = np.diff(blocks)
     wanted = np.zeros(int(blocks[-1]) + 1, np.bool_)
     wanted[blocks] = True
@@ -188,7 +188,7 @@ def _without_gaps(blocks: Int64s, most: float) -> Int64s:
     return np.flatnonzero(wanted)
 
 
-def _blocks_read(blocks: Int64s, join: int) -> int:
+def blocks_read(blocks: Int32s | Int64s, join: int) -> int:
     """Return how many blocks are read for these, any order, where gaps of at most `join` are read, too."""
     apart = np.diff(np.unique(blocks))
     return 1 + int(np.where(apart <= join + 1, apart, 1).sum()) if len(blocks) else 0
