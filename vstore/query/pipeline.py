@@ -7,13 +7,11 @@ predicted clusters (again where the walk leaves them); exact vectors and payload
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from vstore.cache import BlockKey
 from vstore.filters import Filter
 from vstore.ingest.view import LiveShard
 from vstore.query.matching import matching_rows
@@ -48,6 +46,14 @@ CODED_VECTORS_SHARE: Final = 0.5
 """The same, of rows that codes have chosen in clusters near the query."""
 JOINED_BYTES: Final = 64 << 10
 """A gap that stores read rather than ask twice, at default settings."""
+
+
+class Planned(NamedTuple):
+    """The plan of a shard, the rows that pass, and the blocks of codes that a scan would read, if asked."""
+
+    plan: Plan
+    passing: Bitmap | None
+    chosen: Int32s | None = None
 
 
 @dataclass(slots=True)
@@ -110,19 +116,20 @@ def plan_shard(
     request: SearchRequest,
     known: PassingRows,
     cold: ColdReads = WALKING,
-) -> Generator[Sequence[BlockKey], None, tuple[Plan, Bitmap | None]]:
+) -> Pipeline[Planned]:
     """Return the plan for a shard whose matching rows are known exactly, and those rows."""
     passing = yield from passing_rows(session, live, request.filter, known)
     plans = plans_for(session.head, request, passing)
+    chosen = None
     plan = replace(plans.plan(request.query), correlation=plans.correlation(request.query))
     if cold.clusters and request.ef is None and plan.traversal != "exact" and not session.codes_known:
         plan = cold_plan(plan, session.head, request.k, request.recall)
         if session.head.sketch_params is not None and plan.n_matching:
             params = _params(plan, request, cold)
-            blocks = choose_blocks(session, request.query, passing, params).blocks
+            chosen = choose_blocks(session, request.query, passing, params).blocks
             most_bytes = int(SKETCHED_SHARE * cold.code_bytes)
-            plan = sketched_plan(plan, code_bytes_of(session, blocks), most_bytes)
-    return plan, passing
+            plan = sketched_plan(plan, code_bytes_of(session, chosen), most_bytes)
+    return Planned(plan, passing, chosen)
 
 
 def plans_for(head: ShardHead, request: SearchRequest, passing: Bitmap | None) -> ShardPlans:
@@ -139,7 +146,7 @@ def search_shard(
 ) -> Pipeline[ShardAnswer]:
     """Return the shard's k best rows for a request; fewer only where fewer match."""
     clock = _Stopwatch()
-    plan, passing = yield from plan_shard(session, live, request, known, cold)
+    plan, passing, chosen = yield from plan_shard(session, live, request, known, cold)
     clock.lap("filter")
     answer = ShardAnswer(session, plan, np.empty(0, np.int32), np.empty(0, np.float32), timings_ms=clock.laps)
     if plan.n_matching == 0:
@@ -148,7 +155,7 @@ def search_shard(
         yield from _exact(answer, request, passing)
         clock.lap("exact")
         return answer
-    params = _params(plan, request, cold)
+    params = replace(_params(plan, request, cold), chosen=chosen)
     found = yield from _walk(session, plan.traversal, request, passing, params)
     if len(found.node_ids) < min(request.k, plan.n_matching):
         # The graph does not reach enough of the passing rows: look at every one of them.

@@ -212,7 +212,7 @@ def explain(view: CollectionView[Shard], request: SearchRequest, engine: Engine)
     empty = np.empty(0, np.float32)
     answers = [
         ShardAnswer(session, plan, empty.astype(np.int32), empty)
-        for session, (plan, _) in zip(sessions, plans, strict=True)
+        for session, (plan, _, _) in zip(sessions, plans, strict=True)
     ]
     memtable = search_memtable(view.memtable, request, view.schema.metric)
     receipt = _receipt(view, answers, memtable)

@@ -123,8 +123,8 @@ class WalkParams:
     for round trips.
 
     The scan of clusters in one round (`clusters`) alone looks at `reach`, how far it looks, 1 for a recall of
-    0.95; at `apart`, whether the passing rows lie away from the query; and at `code_bytes`, about the most
-    that it reads.
+    0.95; at `apart`, whether the passing rows lie away from the query; at `code_bytes`, about the most
+    that it reads; and at `chosen` int32[b], the blocks that it reads where the plan has chosen them already.
     """
 
     ef: int
@@ -135,6 +135,7 @@ class WalkParams:
     reach: float = 1.0
     apart: bool = False
     code_bytes: int = 8 << 20
+    chosen: Int32s | None = None
 
 
 @dataclass(slots=True)

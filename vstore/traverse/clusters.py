@@ -47,11 +47,13 @@ class ClusterScan:
 
     def walk(self, graph: GraphView, query: Float32s, passing: Bitmap | None, params: WalkParams) -> Walk:
         """As `Traversal.walk`."""
-        chosen = choose_blocks(graph, query, passing, params)
-        if not len(chosen.blocks):
+        blocks = params.chosen
+        if blocks is None:
+            blocks = choose_blocks(graph, query, passing, params).blocks
+        if not len(blocks):
             return Found.nothing()
-        yield Wants(codes=chosen.blocks)
-        rows = rows_of(graph, chosen.blocks, passing)
+        yield Wants(codes=blocks)
+        rows = rows_of(graph, blocks, passing)
         code = prepare_query(query, graph.code_params)
         node_ids, distances = scan_codes(code, graph.tables, rows, params.ef, params.k)
         return Found(node_ids, distances, n_distances=len(rows) + len(graph.centroids))
