@@ -84,6 +84,8 @@ def plain():
 @pytest.fixture(autouse=True)
 def sketches_are_read_in_the_place_of_almost_any_codes(monkeypatch):
     monkeypatch.setattr(pipeline, "SKETCHED_SHARE", 0.01)
+    # A fortieth, too.
+    monkeypatch.setattr(pipeline, "JOINED_BYTES", (64 << 10) // 40)
 
 
 def cold(store, **settings):
@@ -192,7 +194,8 @@ def test_gaps_are_joined_over_what_a_store_joins_sparse_ranges_over():
     assert SparseRange.gap_bytes == sketches.GAP_BYTES
 
 
-def test_exact_vectors_and_the_gaps_between_them_fit_into_a_share():
+def test_exact_vectors_and_the_gaps_between_them_fit_into_a_share(monkeypatch):
+    monkeypatch.setattr(pipeline, "JOINED_BYTES", 64 << 10)
     head = SimpleNamespace(vector_block_rows=8, dim=512)  # blocks of 16 KiB: four of them are joined over
     rows = np.array([0, 8, 48, 800, 1], np.int32)  # of blocks 0, 1, 6, 100, 0
     blocks_read = [n_within(rows, head, n << 14, 1) for n in (1, 2, 6, 7, 8)]

@@ -225,7 +225,8 @@ def test_many_ranges_while_a_third_of_the_answers_fail(make_place):
 
 def test_urls_are_in_no_log_and_no_error(make_place, caplog):
     place = make_place(1)
-    with caplog.at_level(logging.DEBUG):
+    caplog.set_level(logging.DEBUG, logger="urllib3")
+    with caplog.at_level(logging.DEBUG, logger="vstore"):
         place.store.get("a", 0, 10)
         place.proxy.script["GET"] = [DOWN, HALF, HALF]
         errors = []

@@ -42,7 +42,7 @@ SKETCHED_SHARE: Final = 0.5
 VECTORS_SHARE: Final = 0.4
 """Of `ColdReads.code_bytes`, what the exact vectors of rows that sketches have chosen may take, and the gaps
 between their blocks."""
-CODED_VECTORS_SHARE: Final = 0.5
+CODED_VECTORS_SHARE: Final = 0.3
 """The same, of rows that codes have chosen in clusters near the query."""
 JOINED_BYTES: Final = 64 << 10
 """A gap that stores read rather than ask twice, at default settings."""

@@ -26,6 +26,9 @@ FEW: Final = (4, 0.4)
 rows are met: what rows that lie around the query need."""
 MANY: Final = (20, 0.3)
 """The same from farther out: what rows that lie away from the query need, whose distances differ least."""
+CROWDED: Final = 0.04
+"""How much nearer a part of a cluster counts for each e-fold of its passing rows, as a share of the distance
+where some times k passing rows are met: a block costs the same however many of its rows pass."""
 APART_BYTES: Final = 4
 APART_SHARE: Final = 0.6
 """Where the passing rows lie away from the query recall comes before bytes: this share of all their blocks
@@ -67,18 +70,22 @@ def reach_of(recall: float) -> float:
 def choose_blocks(graph: GraphView, query: Float32s, passing: Bitmap | None, params: WalkParams) -> Chosen:
     """Return the blocks of codes that hold the passing rows of the nearest clusters.
 
-    Clusters are taken nearest first: as far as FEW and MANY say, while their blocks fit into
-    `params.code_bytes` (more where `params.apart`: APART_BYTES), and until k rows are met in any case.
+    Clusters are taken nearest first (where `params.apart`, crowded ones sooner: CROWDED): as far as FEW and
+    MANY say, while their blocks fit into `params.code_bytes` (where `params.apart`, more: APART_BYTES), and
+    until k rows are met in any case.
     """
     shift, k = graph.tables.block_shift, params.k or params.ef
     clusters, blocks, counts = segments(graph, passing, shift)
     if not len(blocks):
         return Chosen(np.empty(0, np.int32), 0, False)
     gaps = centroid_distances(graph, query)[clusters]
-    order = np.argsort(gaps, kind="stable")
-    gaps, counts, blocks = gaps[order], counts[order], blocks[order]
+    nearest = np.argsort(gaps, kind="stable")
+    limit = limit_of(gaps[nearest], counts[nearest].cumsum(), k, params)
+    far = gaps > limit
+    order = np.lexsort((crowded(gaps, counts, k), far)) if params.apart else nearest
+    n_near = len(far) - int(far.sum())
+    counts, blocks = counts[order], blocks[order]
     met = counts.cumsum()
-    n_near = int(np.searchsorted(gaps, limit_of(gaps, met, k, params), side="right"))
     _, first = np.unique(blocks, return_index=True)
     costs = np.zeros(len(blocks), np.int64)
     # The bytes of a block that is resident already are not read.
@@ -98,6 +105,21 @@ def code_bytes_of(graph: GraphView, blocks: Int32s) -> int:
     """Return the bytes of the codes of blocks (int32[b]), without those that are resident already."""
     absent = int((graph.tables.code_table[blocks] == 0).sum())
     return absent * graph.tables.row_bytes << graph.tables.block_shift
+
+
+def crowded(gaps: Float32s, counts: Int64s, k: int) -> Float32s:
+    """Return float32[m]: the distances of parts of clusters, less where many rows pass.
+
+    Args:
+        gaps: float32[m], of their clusters.
+        counts: int64[m], passing rows of each, at least 1.
+        k: answers wanted.
+    """
+    nearest = np.argsort(gaps, kind="stable")
+    met = counts[nearest].cumsum()
+    settled = gaps[nearest[min(int(np.searchsorted(met, MANY[0] * k)), len(met) - 1)]]
+    found: Float32s = gaps - np.float32(CROWDED * abs(settled)) * np.log(counts).astype(np.float32)
+    return found
 
 
 def limit_of(gaps: Float32s, met: Int64s, k: int, params: WalkParams) -> float:

@@ -24,7 +24,7 @@ from vstore.traverse.base import (
     Wants,
     sketch_row_bytes,
 )
-from vstore.traverse.clusters import MANY, centroid_distances, limit_of, rows_of, segments
+from vstore.traverse.clusters import centroid_distances, crowded, limit_of, rows_of, segments
 from vstore.types import Bitmap, Float32s, Int32s, Int64s
 from vstore_kernels.rotation import rotate
 
@@ -39,9 +39,6 @@ BLOCKS_OF_ROOT: Final = (8, 12)
 """The same, as a multiple of the square root of how many blocks hold passing rows."""
 MISSED: Final = 0.05
 """The share of the answers that a recall of 0.95 allows to be missed, to the power of `reach` above it."""
-CROWDED: Final = 0.04
-"""How much nearer a part of a cluster counts for each e-fold of its passing rows, as a share of the distance
-where some times k passing rows are met: a block costs the same however many of its rows pass."""
 JOINS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 FILLED: Final = 0.85
 """Gaps of so many blocks are read, the largest that leave the blocks within this share of what is allowed."""
@@ -91,14 +88,13 @@ def choose_sketches(
         return np.empty(0, np.int32)
     wanted = _n_blocks(len(np.unique(blocks)), k, params)
     gaps = centroid_distances(graph, query)[clusters]
-    nearest = np.argsort(gaps, kind="stable")
-    met = counts[nearest].cumsum()
-    settled = gaps[nearest[min(int(np.searchsorted(met, MANY[0] * k)), len(met) - 1)]]
+    places = crowded(gaps, counts, k)
     if not params.apart:
         # What lies around the query is as near as a scan of codes takes it to be.
-        near = gaps <= limit_of(gaps[nearest], met, k, params)
-        gaps, blocks, counts = gaps[near], blocks[near], counts[near]
-    order = np.argsort(gaps - CROWDED * abs(settled) * np.log(counts), kind="stable")
+        nearest = np.argsort(gaps, kind="stable")
+        near = gaps <= limit_of(gaps[nearest], counts[nearest].cumsum(), k, params)
+        places, blocks, counts = places[near], blocks[near], counts[near]
+    order = np.argsort(places, kind="stable")
     blocks, met = blocks[order], counts[order].cumsum()
     n_most = _n_within(blocks, wanted)
     n_least = int(np.searchsorted(met, min(k, int(met[-1])))) + 1
