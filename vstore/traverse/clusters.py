@@ -24,7 +24,7 @@ from vstore_kernels.scan import scan_codes
 FEW: Final = (4, 0.4)
 """Clusters are read up to this share farther (at recall 0.95) than the one where so many times k passing
 rows are met: what rows that lie around the query need."""
-MANY: Final = (20, 0.3)
+MANY: Final = (20, 0.4)
 """The same from farther out: what rows that lie away from the query need, whose distances differ least."""
 CROWDED: Final = 0.04
 """How much nearer a part of a cluster counts for each e-fold of its passing rows, as a share of the distance
