@@ -39,7 +39,7 @@ EXACT_ROWS = 16_384
 
 SKETCHED_SHARE: Final = 0.5
 """Of `ColdReads.code_bytes`: where more codes would be read, sketches are in their place."""
-VECTORS_SHARE: Final = 0.4
+VECTORS_SHARE: Final = 0.5
 """Of `ColdReads.code_bytes`, what the exact vectors of rows that sketches have chosen may take, and the gaps
 between their blocks."""
 CODED_VECTORS_SHARE: Final = 0.3
