@@ -153,7 +153,7 @@ def quarter(world):
 def test_what_is_read_of_sketches_has_a_bound_and_reaches_the_nearest_clusters_first(
     world, quarter, monkeypatch
 ):
-    monkeypatch.setattr(sketches, "BLOCKS_OF_ROOT", (1_000, 1_000))
+    monkeypatch.setattr(sketches, "BLOCKS_OF_PASSING", ((1_000, 1), (1_000, 1)))
     _, asked = world
     session, passing = quarter
     sketched = session.sketch_params
@@ -184,7 +184,7 @@ def test_an_answer_is_looked_for_in_so_many_blocks_more_for_more_answers_and_rec
         return len(choose_sketches(session, session.sketch_params, asked[0], passing, params))
 
     assert (n_blocks(), n_blocks(apart=False), n_blocks(reach=2.0), n_blocks(k=5 * K)) == (40, 20, 80, 200)
-    monkeypatch.setattr(sketches, "BLOCKS_OF_ROOT", (1, 1))
+    monkeypatch.setattr(sketches, "BLOCKS_OF_PASSING", ((1, 1), (1, 0.5)))
     n_passing = len(np.unique(bitmap.indices(passing) // 16))
     assert n_blocks() == math.ceil(math.sqrt(n_passing))
     assert n_blocks(k=N) == n_passing

@@ -26,7 +26,7 @@ FEW: Final = (4, 0.4)
 rows are met: what rows that lie around the query need."""
 MANY: Final = (20, 0.4)
 """The same from farther out: what rows that lie away from the query need, whose distances differ least."""
-CROWDED: Final = 0.04
+CROWDED: Final = 0.05
 """How much nearer a part of a cluster counts for each e-fold of its passing rows, as a share of the distance
 where some times k passing rows are met: a block costs the same however many of its rows pass."""
 APART_BYTES: Final = 4

@@ -32,11 +32,11 @@ SHARE: Final = 0.57
 """Of `WalkParams.code_bytes`, what the sketches of an answer may take: exact vectors want the rest."""
 GAP_BYTES: Final = 4 << 10
 """What is read between two blocks rather than asking twice."""
-BLOCKS: Final = (400, 1_000)
+BLOCKS: Final = (400, 1_400)
 """Blocks in which the ten nearest are looked for, at most, at a recall of 0.95: where the passing rows lie
 round the query, and away from it. Of more than ten in proportion."""
-BLOCKS_OF_ROOT: Final = (8, 12)
-"""The same, as a multiple of the square root of how many blocks hold passing rows."""
+BLOCKS_OF_PASSING: Final = ((8.0, 0.5), (2.4, 0.75))
+"""The same, as so many times a power of how many blocks hold passing rows."""
 MISSED: Final = 0.05
 """The share of the answers that a recall of 0.95 allows to be missed, to the power of `reach` above it."""
 JOINS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -161,7 +161,8 @@ def candidates(estimates: Float32s, spreads: Float32s, k: int, reach: float) -> 
 
 def _n_blocks(n_passing: int, k: int, params: WalkParams) -> int:
     """Return how many blocks are looked at, of `n_passing` that hold passing rows."""
-    most = min(BLOCKS[params.apart], BLOCKS_OF_ROOT[params.apart] * math.sqrt(n_passing))
+    times, power = BLOCKS_OF_PASSING[params.apart]
+    most = min(BLOCKS[params.apart], times * n_passing**power)
     return math.ceil(most * params.reach * max(k / 10, 1))
 
 
