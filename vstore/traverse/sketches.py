@@ -162,7 +162,7 @@ def candidates(estimates: Float32s, spreads: Float32s, k: int, reach: float) -> 
 def _n_blocks(n_passing: int, k: int, params: WalkParams) -> int:
     """Return how many blocks are looked at, of `n_passing` that hold passing rows."""
     times, power = BLOCKS_OF_PASSING[params.apart]
-    most = min(BLOCKS[params.apart], times * n_passing**power)
+    most = min(float(BLOCKS[params.apart]), times * math.pow(n_passing, power))
     return math.ceil(most * params.reach * max(k / 10, 1))
 
 
