@@ -8,14 +8,17 @@ on the query only, and a bias beside the codes under squared L2 only,
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vstore_kernels.distance import unit_scale
 from vstore_kernels.intrinsics import store_i16
-from vstore_kernels.jit import Int, part, sum_kernel
+from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import F_AT_ZERO, F_BASE, F_GROWTH, F_SCALE, METRICS
+from vstore_kernels.sums import gap_sum, product_sum, row_squares
 
 LEVELS: Final = 127
 _L2: Final = METRICS.index("l2")
@@ -47,7 +50,7 @@ def encode_rows(
     out[:, :d] = part.astype(np.int8).view(np.uint8)
     if with_bias:
         part *= scale
-        bias = np.einsum("ij,ij->i", part, part).astype("<f4")
+        bias = row_squares(part).astype("<f4")
         out[:, d:] = bias.view(np.uint8).reshape(-1, 4)
 
 
@@ -63,7 +66,8 @@ def _pack_words(weights: NDArray[np.float32], packed: NDArray[np.uint64]) -> np.
     inverse = np.float32(0)
     if most > np.float32(0):
         # A power of two, so that weights that are whole numbers stay exact.
-        step = np.float32(2.0 ** np.ceil(np.log2(most / levels)))
+        mantissa, exponent = math.frexp(most / levels)
+        step = np.float32(math.ldexp(1.0, exponent - 1 if mantissa == 0.5 else exponent))
         inverse = np.float32(1) / step
     address = np.int64(packed.ctypes.data)
     for j in range(d):
@@ -71,7 +75,7 @@ def _pack_words(weights: NDArray[np.float32], packed: NDArray[np.uint64]) -> np.
     return step
 
 
-@sum_kernel()
+@kernel()
 def prepare_affine(
     query: NDArray[np.float32],
     center: NDArray[np.float32],
@@ -95,30 +99,23 @@ def prepare_affine(
         factors: float32 [N_FACTORS], mutated.
     """
     d = query.shape[0]
-    shrink = np.float32(1)
-    if metric == _COSINE:
-        own = np.float32(0)
-        for j in range(d):
-            own += query[j] * query[j]
-        if own > np.float32(0):
-            shrink = np.float32(1) / np.float32(np.sqrt(own))
-    base = np.float32(0)
-    step_square = np.float32(0)
+    own, middle = np.int64(query.ctypes.data), np.int64(center.ctypes.data)
+    steps, held = np.int64(scale.ctypes.data), np.int64(weights.ctypes.data)
     step_fourth = np.float32(0)
     if metric == _L2:
         for j in range(d):
-            shifted = query[j] - center[j]
-            weights[j] = np.float32(-2) * shifted * scale[j]
-            base += shifted * shifted
-            square = scale[j] * scale[j]
-            step_square += square
-            step_fourth += square * square
-    else:
+            weights[j] = scale[j] * scale[j]
+        step_square = np.float32(product_sum(steps, steps, d))
+        step_fourth = np.float32(product_sum(held, held, d))
         for j in range(d):
-            component = query[j] * shrink
-            weights[j] = -component * scale[j]
-            base -= component * center[j]
-            step_square += weights[j] * weights[j]
+            weights[j] = np.float32(-2) * (query[j] - center[j]) * scale[j]
+        base = np.float32(gap_sum(own, middle, d))
+    else:
+        shrink = unit_scale(query) if metric == _COSINE else np.float32(1)
+        for j in range(d):
+            weights[j] = -(query[j] * shrink) * scale[j]
+        step_square = np.float32(product_sum(held, held, d))
+        base = -shrink * np.float32(product_sum(own, middle, d))
         if metric == _COSINE:
             base += np.float32(1)
     factors[F_SCALE] = _pack_words(weights, packed)

@@ -33,9 +33,9 @@ from vstore_kernels.layout import (
 )
 from vstore_kernels.near_scan import N_SCAN
 from vstore_kernels.packs import pack
-from vstore_kernels.products import row_squares
 from vstore_kernels.scan_tile import RUN, TILE, TILE_BEAM
 from vstore_kernels.search import SearchScratch, apart
+from vstore_kernels.sums import row_squares
 from vstore_kernels.tables import BlockTables
 
 __all__ = ["AnswerScratch", "Asked", "OneAnswer", "ResidentShard", "answer", "answer_one"]

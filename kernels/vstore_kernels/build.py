@@ -137,6 +137,17 @@ def build_hnsw(
     return builder.insert_from(1, builder.n_last(n_held_out), progress, on_prefix)
 
 
+def _levels(rng: np.random.Generator, n: int, M: int) -> NDArray[np.int32]:
+    """Return int32 [n]: floor(-log(draw) / log(M)) of uniform draws from (0, 1], at most _MAX_LEVEL.
+
+    By comparison with powers of 1 / M: a logarithm's last bit differs from machine to machine.
+    """
+    limits = np.array([1 / M**level for level in range(_MAX_LEVEL, 0, -1)])
+    draws: Any = 1 - rng.random(n)
+    levels: NDArray[np.int32] = (_MAX_LEVEL - np.searchsorted(limits, draws, side="left")).astype(np.int32)
+    return levels
+
+
 class Builder:
     """The arrays of a graph under construction; upper links hold node ids until `finish`.
 
@@ -149,8 +160,7 @@ class Builder:
         n = space.shape[0]
         rng = np.random.default_rng(seed)
         order = rng.permutation(n)
-        # 1 - random() lies in (0, 1], where the logarithm is finite.
-        levels = np.floor(-np.log(1 - rng.random(n)) / np.log(M)).astype(np.int32).clip(0, _MAX_LEVEL)
+        levels: Any = _levels(rng, n, M)
         if levels.max() == 0:
             levels[order[0]] = 1
         self._rows = rows_for_build(space, n_threads)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.distance import squared_l2
 from vstore_kernels.gaps import STRIDE
-from vstore_kernels.jit import Int, sum_kernel, sum_part
+from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.parallel import run_chunks
 
 # sqrt(2^31) is 46,340: what the sum of squares may reach, less a step of rounding a dimension.
@@ -86,7 +86,7 @@ def _fine_enough(space: NDArray[np.float32], step: float) -> bool:
     return bool(10 * coarse <= samples.size)
 
 
-@sum_kernel()
+@kernel()
 def _furthest(space: NDArray[np.float32], middle: NDArray[np.float64], start: Int, stop: Int) -> float:
     most = 0.0
     for row in range(start, stop):
@@ -98,7 +98,7 @@ def _furthest(space: NDArray[np.float32], middle: NDArray[np.float64], start: In
     return most
 
 
-@sum_kernel()
+@kernel()
 def _nearest_gap(space: NDArray[np.float32], row: Int, stride: Int) -> np.float32:
     """Return the least squared distance above 0 from `row` to every `stride`-th row, or infinity."""
     least = np.float32(np.inf)
@@ -109,7 +109,7 @@ def _nearest_gap(space: NDArray[np.float32], row: Int, stride: Int) -> np.float3
     return least
 
 
-@sum_part()
+@part()
 def _code(
     space: NDArray[np.float32],
     middle: NDArray[np.float64],

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
+from vstore_kernels.cluster_rows import DIRECTIONS, along_neighbors, mean_rows
 from vstore_kernels.distance import squared_l2
-from vstore_kernels.jit import sum_kernel
+from vstore_kernels.jit import kernel
 from vstore_kernels.layout import METRICS
 from vstore_kernels.near import cluster_distances
 from vstore_kernels.parallel import run_chunks
-from vstore_kernels.products import row_squares
+from vstore_kernels.sums import row_squares
 
 _MAX_BRANCH: Final = 128
 _SAMPLE_PER_CLUSTER: Final = 64
@@ -37,8 +38,6 @@ _CHAIN_STEPS: Final = 64
 _REFINEMENTS: Final = 2
 # Nearest centroids that a row may move to.
 _NEAR: Final = 128
-_LEAF_ROWS: Final = 64
-_DIRECTIONS: Final = 12
 _CHUNK_CLUSTERS: Final = 8
 
 Progress = Callable[[int, int], None]
@@ -94,11 +93,11 @@ def cluster_order(
     chain = _chain(centroids)
     centroids = np.ascontiguousarray(centroids[chain])
     parts = [parts[c] for c in chain.tolist()]
-    near = _near_centroids(centroids, min(_DIRECTIONS + 1, len(parts)), n_threads)
+    near = _near_centroids(centroids, min(DIRECTIONS + 1, len(parts)), n_threads)
     ordered: list[_Ids] = list(parts)
 
     def order_cluster(k: int) -> None:
-        ordered[k] = _along_neighbors(space, parts[k], centroids, near[k], max(k - 1, 0))
+        ordered[k] = along_neighbors(space, parts[k], centroids, near[k], max(k - 1, 0))
 
     for start in range(0, len(parts), _CHUNK_CLUSTERS * n_threads):
         run_chunks(order_cluster, range(len(parts))[start : start + _CHUNK_CLUSTERS * n_threads], n_threads)
@@ -232,7 +231,7 @@ class _Splitter:
             largest = order[starts[counts.argmax()] :][: counts.max()]
             for c in range(k):
                 if counts[c]:
-                    _mean_rows(points, order[starts[c] : starts[c] + counts[c]], sums, centroids[c])
+                    mean_rows(points, order[starts[c] : starts[c] + counts[c]], sums, centroids[c])
                 else:
                     centroids[c] = points[largest[self._rng.integers(largest.size)]]
         labels = self._assign(self._space, rows, centroids, share)
@@ -275,7 +274,7 @@ def _means(space: NDArray[np.float32], parts: list[_Ids], n_threads: int) -> NDA
     out = np.empty((len(parts), space.shape[1]), np.float32)
 
     def mean(c: int) -> None:
-        _mean_rows(space, parts[c], np.empty(space.shape[1]), out[c])
+        mean_rows(space, parts[c], np.empty(space.shape[1]), out[c])
 
     run_chunks(mean, range(len(parts)), n_threads)
     return out
@@ -312,77 +311,7 @@ def _chain(centroids: NDArray[np.float32]) -> NDArray[np.int64]:
     return out
 
 
-def _along_neighbors(
-    space: NDArray[np.float32],
-    rows: _Ids,
-    centroids: NDArray[np.float32],
-    near: NDArray[np.int32],
-    before: int,
-) -> _Ids:
-    """Return a cluster's rows so that near ones follow each other, from the side of cluster `before` on.
-
-    The rows are halved again and again along their main direction, within the space that the directions to
-    the nearest other clusters span: there lie most of the links that leave the cluster.
-    """
-    own = centroids[near[0]]
-    directions = centroids[near[1:]] - own
-    if near.size == 1:
-        directions = np.eye(min(_DIRECTIONS, own.size), own.size, dtype=np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", directions, directions))
-    directions /= np.where(lengths > 0, lengths, 1)[:, None]
-    points = np.empty((rows.size, directions.shape[0]), np.float32)
-    _project(space, rows, own, directions, points)
-    last = np.einsum("ij,j->i", directions, centroids[before] - own)
-    out: list[NDArray[np.int64]] = []
-    waiting = [np.arange(rows.size)]
-    while waiting:
-        ids = waiting.pop()
-        part = points[ids]
-        middle = part.mean(axis=0)
-        halves = _halves(part, middle, last) if ids.size > _LEAF_ROWS else None
-        if halves is None:
-            out.append(ids)
-            last = middle
-        else:
-            waiting.extend((ids[halves[1]], ids[halves[0]]))
-    return rows[np.concatenate(out)]
-
-
-def _halves(
-    part: NDArray[np.float32], middle: NDArray[np.float32], last: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Return the places of two halves of `part` (float32 [m, k]), the one nearer to `last` first."""
-    gaps = part - middle
-    axis = gaps[np.einsum("ij,ij->i", gaps, gaps).argmax()]
-    for _ in range(2):
-        axis = np.einsum("i,ij->j", np.einsum("ij,j->i", gaps, axis), gaps)
-        length = math.sqrt(float(np.einsum("j,j->", axis, axis, dtype=np.float64)))
-        if not 0 < length < math.inf:
-            return None
-        axis = axis / np.float32(length)
-    along = np.einsum("ij,j->i", gaps, axis)
-    if float(np.einsum("j,j->", last - middle, axis)) > 0:
-        along = -along
-    order = np.argsort(along, kind="stable")
-    half = order.size // 2
-    return order[:half], order[half:]
-
-
-@sum_kernel()
-def _mean_rows(
-    space: NDArray[np.float32], rows: NDArray[np.int64], sums: NDArray[np.float64], out: NDArray[np.float32]
-) -> None:
-    d = space.shape[1]
-    for j in range(d):
-        sums[j] = 0.0
-    for t in range(rows.shape[0]):
-        for j in range(d):
-            sums[j] += np.float64(space[rows[t], j])
-    for j in range(d):
-        out[j] = np.float32(sums[j] / rows.shape[0])
-
-
-@sum_kernel()
+@kernel()
 def _nearest_rows(
     centroids: NDArray[np.float32],
     start: int,
@@ -410,7 +339,7 @@ def _nearest_rows(
             out[c, at] = other
 
 
-@sum_kernel()
+@kernel()
 def _move_rows(
     space: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -431,23 +360,7 @@ def _move_rows(
         labels[t] = label
 
 
-@sum_kernel()
-def _project(
-    space: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    origin: NDArray[np.float32],
-    directions: NDArray[np.float32],
-    out: NDArray[np.float32],
-) -> None:
-    for t in range(rows.shape[0]):
-        for k in range(directions.shape[0]):
-            total = np.float32(0)
-            for j in range(directions.shape[1]):
-                total += (space[rows[t], j] - origin[j]) * directions[k, j]
-            out[t, k] = total
-
-
-@sum_kernel()
+@kernel()
 def _assign_rows(
     points: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -468,7 +381,7 @@ def _assign_rows(
         labels[t] = label
 
 
-@sum_kernel()
+@kernel()
 def _chain_steps(
     centroids: NDArray[np.float32],
     start: int,

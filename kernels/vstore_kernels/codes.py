@@ -24,6 +24,7 @@ from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import METRICS, N_FACTORS
 from vstore_kernels.rotation import padded, rotate, signs
 from vstore_kernels.scoring import QueryView, prefetch_row, score, spread
+from vstore_kernels.sums import row_squares
 
 BITS: Final = (8, *narrow.BITS)
 _CHUNK_ROWS: Final = 16_384
@@ -359,7 +360,7 @@ def check_row_bytes(query_code: QueryCode, value: int) -> None:
 def _normalised(rows: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
     if metric != "cosine":
         return rows
-    norms = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
+    norms = np.sqrt(row_squares(rows))[:, None]
     norms[norms == 0] = 1
     out: NDArray[np.float32] = np.divide(rows, norms, dtype=np.float32)
     return out
@@ -374,7 +375,8 @@ def _encode_narrow(
 ) -> NDArray[np.float32]:
     """Encode into `out` (uint8 [n, row_bytes] of zeros); return the rotated residuals."""
     rotated = rotate(residuals)
-    narrow.encode_rows(rotated, rotate(center[None])[0], METRICS.index(metric), bits, out)
+    units = np.empty(rotated.shape[1], np.float32)
+    narrow.encode_rows(rotated, rotate(center[None])[0], METRICS.index(metric), bits, out, units)
     return rotated
 
 
@@ -399,7 +401,8 @@ def _relative_error(
     out = np.zeros((len(residuals), row_bytes(center.size, metric, bits)), np.uint8)
     rotated = _encode_narrow(residuals, center, metric, bits, out)
     errors = np.empty(len(residuals), np.float32)
-    narrow.relative_errors(rotated, out, METRICS.index(metric), bits, errors)
+    units = np.empty(rotated.shape[1], np.float32)
+    narrow.relative_errors(rotated, out, METRICS.index(metric), bits, errors, units)
     return float(np.sqrt(np.mean(errors.astype(np.float64) ** 2)))
 
 

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
-from vstore_kernels.intrinsics import load_f32, prefetch
-from vstore_kernels.jit import Int, kernel, part, sum_kernel, sum_part
+from vstore_kernels.intrinsics import prefetch
+from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import METRICS
+from vstore_kernels.sums import gap_sum, product_and_square, product_sum
 
 _L2, _COSINE, _DOT = (METRICS.index(name) for name in ("l2", "cosine", "dot"))
 _AHEAD = 4
@@ -47,32 +48,18 @@ def exact_distances(
     return out
 
 
-@sum_part()
+@part()
 def squared_l2(a: NDArray[np.float32], vectors: NDArray[np.float32], row: Int) -> np.float32:
     """Return |a - vectors[row]|^2; a float32 [d], vectors float32 [n, d]; for use inside kernels."""
-    total = np.float32(0)
-    for j in range(a.shape[0]):
-        gap = a[j] - vectors[row, j]
-        total += gap * gap
-    return total
+    d = a.shape[0]
+    return np.float32(gap_sum(np.int64(a.ctypes.data), np.int64(vectors.ctypes.data) + row * d * 4, d))
 
 
-@sum_kernel()
-def dot_product(a: NDArray[np.float32], vectors: NDArray[np.float32], row: Int) -> np.float32:
-    """Return a . vectors[row]; a float32 [d], vectors float32 [n, d]; for use inside kernels."""
-    total = np.float32(0)
-    for j in range(a.shape[0]):
-        total += a[j] * vectors[row, j]
-    return total
-
-
-@sum_part()
+@part()
 def length(query: NDArray[np.float32]) -> np.float32:
     """Return |query|, float32 [d]; for use inside kernels."""
-    total = np.float32(0)
-    for j in range(query.shape[0]):
-        total += query[j] * query[j]
-    return np.float32(np.sqrt(total))
+    address = np.int64(query.ctypes.data)
+    return np.float32(np.sqrt(np.float32(product_sum(address, address, query.shape[0]))))
 
 
 @part()
@@ -84,28 +71,18 @@ def unit_scale(query: NDArray[np.float32]) -> np.float32:
     return np.float32(1) / norm if norm > np.float32(0) else np.float32(1)
 
 
-@sum_part()
+@part()
 def distance_at(address: Int, query: NDArray[np.float32], norm: np.float32, kind: Int) -> np.float32:
     """Return the distance of `query` (float32 [d], of length `norm`) to the float32 row at `address`; for use
     inside kernels. Every exact distance of an answer comes from here, so equal rows compare equal.
     """
     d = query.shape[0]
+    own = np.int64(query.ctypes.data)
     if kind == _L2:
-        total = np.float32(0)
-        for j in range(d):
-            gap = query[j] - load_f32(address, 4 * j)
-            total += gap * gap
-        return total
-    inner = np.float32(0)
+        return np.float32(gap_sum(own, address, d))
     if kind == _DOT:
-        for j in range(d):
-            inner += query[j] * load_f32(address, 4 * j)
-        return -inner
-    square = np.float32(0)
-    for j in range(d):
-        component = load_f32(address, 4 * j)
-        inner += query[j] * component
-        square += component * component
+        return -np.float32(product_sum(own, address, d))
+    inner, square = product_and_square(own, address, d)
     return np.float32(_gap(inner, norm * np.float32(np.sqrt(square))))
 
 

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from vstore_kernels.jit import DISABLE_JIT, FASTMATH
+from vstore_kernels.jit import DISABLE_JIT
 
 STRIDE: Final = 32
 """A row's length is a multiple of this many elements."""
@@ -33,11 +33,6 @@ def _python_move_up(array: Any, start: Any, stop: Any) -> Any:
     array[start + 1 : stop + 1] = array[start:stop].copy()
 
 
-def _fast(instruction: Any) -> Any:
-    instruction.flags.extend(sorted(FASTMATH))
-    return instruction
-
-
 def _square_i16(builder: Any, gap: Any) -> Any:
     """<16 x i16> -> <8 x i32>, sums of the squares of neighbours; x86 has one instruction for it."""
     wide = builder.sext(gap, ir.VectorType(_I32, 16))
@@ -58,7 +53,7 @@ def _sum_lanes(builder: Any, vector: Any, floating: bool) -> Any:
         places = [_I32((lane + lanes) % n_lanes) for lane in range(n_lanes)]
         mask = ir.Constant(ir.VectorType(_I32, n_lanes), places)
         other = builder.shuffle_vector(vector, undefined, mask)
-        vector = _fast(builder.fadd(vector, other)) if floating else builder.add(vector, other)
+        vector = builder.fadd(vector, other) if floating else builder.add(vector, other)
     return builder.extract_element(vector, _I32(0))
 
 
@@ -85,8 +80,8 @@ def _gap_loop(builder: Any, pointer_a: Any, pointer_b: Any, n: Any, floating: bo
             lane = builder.bitcast(builder.gep(pointer, [place]), vector.as_pointer())
             rows.append(builder.load(lane, align=4 if floating else 2))
         if floating:
-            gap = _fast(builder.fsub(*rows))
-            sums.append(_fast(builder.fadd(total, _fast(builder.fmul(gap, gap)))))
+            gap = builder.fsub(*rows)
+            sums.append(builder.fadd(total, builder.fmul(gap, gap)))
         else:
             sums.append(builder.add(total, _square_i16(builder, builder.sub(*rows))))
     following = builder.add(at, _I64(STRIDE))
@@ -97,7 +92,7 @@ def _gap_loop(builder: Any, pointer_a: Any, pointer_b: Any, n: Any, floating: bo
     builder.position_at_end(after)
     whole = sums[0]
     for other in sums[1:]:
-        whole = _fast(builder.fadd(whole, other)) if floating else builder.add(whole, other)
+        whole = builder.fadd(whole, other) if floating else builder.add(whole, other)
     return _sum_lanes(builder, whole, floating)
 
 

@@ -1,7 +1,7 @@
 """The compiler options of every kernel, in one place, and the cache that they share.
 
-`FASTMATH` lets sums be reassociated, so that loops vectorise, and leaves out `nnan` and `ninf`: NaN and
-infinity can arrive as data, and a comparison with them must mean what it says.
+Floats are worked out as written, on every machine: no sum is reassociated, no product and addition are
+joined. Long sums, which must become SIMD all the same, are in `sums`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ Int: TypeAlias = "int | np.integer[Any]"
 """An integer inside a kernel; compiled, it is int64."""
 
 DISABLE_JIT: Final = bool(getattr(config, "DISABLE_JIT", False))
-FASTMATH: Final = frozenset({"reassoc", "contract", "nsz", "arcp", "afn"})
 
 # An instruction set that the environment names is for a test: its kernels must not enter the common cache.
 _CACHED: Final = not os.environ.get(VARIABLE)
@@ -43,11 +42,7 @@ _COMMON: Final[dict[str, Any]] = {
 }
 
 kernel: Any = partial(njit, **_COMMON, fastmath=False)
-"""Decorator of kernels without floating-point sums. A kernel must not allocate: its caller passes buffers."""
-sum_kernel: Any = partial(njit, **_COMMON, fastmath=set(FASTMATH))
-"""Decorator of kernels whose floating-point sums may be reordered. A kernel must not allocate."""
-finite_kernel: Any = partial(njit, **_COMMON, fastmath=True)
-"""As `sum_kernel`, and NaN and infinity give nonsense (never a crash): for loops that only so become SIMD."""
+"""Decorator of kernels. A kernel must not allocate: its caller passes buffers."""
 
 
 def _part(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -56,10 +51,8 @@ def _part(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 part: Any = partial(_part, fastmath=False)
 """Decorator of a `kernel` that other kernels call: it is optimised in each of them, not for itself."""
-sum_part: Any = partial(_part, fastmath=set(FASTMATH))
-"""Decorator of a `sum_kernel` that other kernels call."""
 finite_part: Any = partial(_part, fastmath=True)
-"""Decorator of a `finite_kernel` that other kernels call."""
+"""As `part`, for maxima, which are alike in any order: NaN and infinity give nonsense (never a crash)."""
 inner: Any = partial(part, forceinline=True)
 """Decorator of a `part` that is called from one place or in a hot loop, and is always inlined."""
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels import gate
-from vstore_kernels.jit import sum_kernel
+from vstore_kernels.jit import kernel
+from vstore_kernels.sums import product_sum
 
 
 def max_sim(
@@ -43,7 +44,7 @@ def max_sim(
     return scores
 
 
-@sum_kernel
+@kernel()
 def _max_sim(
     query: NDArray[np.float32],
     documents: NDArray[np.float32],
@@ -51,6 +52,8 @@ def _max_sim(
     best: NDArray[np.float32],
     scores: NDArray[np.float32],
 ) -> None:
+    d = query.shape[1]
+    first, start = np.int64(query.ctypes.data), np.int64(documents.ctypes.data)
     for document in range(scores.shape[0]):
         if offsets[document] == offsets[document + 1]:
             scores[document] = np.nan
@@ -59,9 +62,7 @@ def _max_sim(
         # A document's row stays in the cache while all query vectors pass over it.
         for row in range(offsets[document], offsets[document + 1]):
             for part in range(query.shape[0]):
-                total = np.float32(0.0)
-                for i in range(query.shape[1]):
-                    total += query[part, i] * documents[row, i]
+                total = np.float32(product_sum(first + part * d * 4, start + row * d * 4, d))
                 if total > best[part]:
                     best[part] = total
         whole = np.float32(0.0)

@@ -18,9 +18,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vstore_kernels.distance import unit_scale
 from vstore_kernels.dots import CHUNK, N_PLANES
 from vstore_kernels.intrinsics import load_u8, store_f32, store_i8
-from vstore_kernels.jit import Int, finite_part, part, sum_kernel, sum_part
+from vstore_kernels.jit import Int, finite_part, kernel, part
 from vstore_kernels.layout import (
     F_BASE,
     F_BIAS,
@@ -30,6 +31,7 @@ from vstore_kernels.layout import (
     METRICS,
 )
 from vstore_kernels.rotation import rotate_row
+from vstore_kernels.sums import gap_sum, product_sum, scaled_gap_sum
 
 BITS: Final = (4, 2, 1)
 FACTOR_BYTES: Final = 8
@@ -47,14 +49,19 @@ def code_bytes(width: int, bits: int) -> int:
     return width * bits // 8
 
 
-@sum_part()
+@part()
 def _level(value: np.float32, inverse: np.float32, half: np.float32, top: np.float32) -> np.float32:
     return min(max(np.float32(np.floor(value * inverse)) + half, np.float32(0)), top)
 
 
-@sum_part()
-def _best_step(row: NDArray[np.float32], rms: np.float32, bits: Int) -> np.float32:
-    """Return the grid step, of _N_EXTENTS, that leaves the least angle between `row` and its code."""
+@part()
+def _best_step(
+    row: NDArray[np.float32], rms: np.float32, bits: Int, units: NDArray[np.float32]
+) -> np.float32:
+    """Return the grid step, of _N_EXTENTS, that leaves the least angle between `row` and its code.
+
+    `units` (float32, as long as the row) is mutated.
+    """
     levels = np.float32(1 << bits)
     half = levels * np.float32(0.5)
     middle = half - np.float32(0.5)
@@ -62,26 +69,30 @@ def _best_step(row: NDArray[np.float32], rms: np.float32, bits: Int) -> np.float
     most = np.float32(2.8) if bits == 2 else np.float32(3.6)
     best = np.float32(-1)
     chosen = np.float32(1)
+    width = row.shape[0]
+    own, held = np.int64(row.ctypes.data), np.int64(units.ctypes.data)
     for t in range(_N_EXTENTS):
         extent = least + (most - least) * np.float32(t) / np.float32(_N_EXTENTS - 1)
         step = np.float32(2) * extent * rms / levels
         inverse = np.float32(1) / step
-        inner = np.float32(0)
-        square = np.float32(0)
-        for j in range(row.shape[0]):
-            u = _level(row[j], inverse, half, levels - np.float32(1)) - middle
-            inner += u * row[j]
-            square += u * u
-        cosine = inner / np.float32(np.sqrt(square))
+        for j in range(width):
+            units[j] = _level(row[j], inverse, half, levels - np.float32(1)) - middle
+        inner = np.float32(product_sum(held, own, width))
+        cosine = inner / np.float32(np.sqrt(np.float32(product_sum(held, held, width))))
         if cosine > best:
             best = cosine
             chosen = step
     return chosen
 
 
-@sum_kernel()
+@kernel()
 def encode_rows(
-    rows: NDArray[np.float32], mean: NDArray[np.float32], metric: Int, bits: Int, out: NDArray[np.uint8]
+    rows: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    metric: Int,
+    bits: Int,
+    out: NDArray[np.uint8],
+    units: NDArray[np.float32],
 ) -> None:
     """Encode residuals.
 
@@ -91,42 +102,48 @@ def encode_rows(
         metric: position in METRICS.
         bits: 4, 2 or 1.
         out: uint8 [n, code_bytes + FACTOR_BYTES] of zeros, mutated.
+        units: float32 [width], mutated.
     """
     width = rows.shape[1]
+    held, average = np.int64(units.ctypes.data), np.int64(mean.ctypes.data)
     lanes = CHUNK * bits // 8
     levels = np.float32(1 << bits)
     half = levels * np.float32(0.5)
     middle = half - np.float32(0.5)
     for i in range(rows.shape[0]):
         row = rows[i]
-        square = np.float32(0)
-        lean = np.float32(0)
-        for j in range(width):
-            square += row[j] * row[j]
-            lean += row[j] * mean[j]
+        own = np.int64(row.ctypes.data)
+        square = np.float32(product_sum(own, own, width))
+        lean = np.float32(product_sum(own, average, width))
         address = np.int64(out.ctypes.data) + i * out.shape[1]
         inner = np.float32(0)
         if square > np.float32(0):
             rms = np.float32(np.sqrt(square / np.float32(width)))
-            step = rms if bits == 1 else _best_step(row, rms, bits)
+            step = rms if bits == 1 else _best_step(row, rms, bits, units)
             inverse = np.float32(1) / step
             for j in range(width):
                 u = _level(row[j], inverse, half, levels - np.float32(1))
-                inner += (u - middle) * row[j]
+                units[j] = u - middle
                 chunk, within = j // CHUNK, j % CHUNK
                 byte = within // 8 if bits == 1 else within % lanes
                 shift = within % 8 if bits == 1 else bits * (within // lanes)
                 at = chunk * lanes + byte
                 store_i8(address, at, np.int8(load_u8(address, at) | (np.int64(u) << shift)))
+            inner = np.float32(product_sum(held, own, width))
         codes = width * bits // 8
         factor = square / inner if inner > np.float32(0) else np.float32(0)
         store_f32(address, codes, square if metric == _L2 else -lean)
         store_f32(address, codes + 4, np.float32(-2) * factor if metric == _L2 else -factor)
 
 
-@sum_kernel()
+@kernel()
 def relative_errors(
-    rows: NDArray[np.float32], encoded: NDArray[np.uint8], metric: Int, bits: Int, out: NDArray[np.float32]
+    rows: NDArray[np.float32],
+    encoded: NDArray[np.uint8],
+    metric: Int,
+    bits: Int,
+    out: NDArray[np.float32],
+    units: NDArray[np.float32],
 ) -> None:
     """Write each row's root mean square error of a component, in units of its step, to `out` (float32 [n]).
 
@@ -136,31 +153,29 @@ def relative_errors(
         metric: position in METRICS.
         bits: 4, 2 or 1.
         out: mutated.
+        units: float32 [width], mutated.
     """
     width = rows.shape[1]
+    held = np.int64(units.ctypes.data)
     lanes = CHUNK * bits // 8
     middle = np.float32((1 << bits) - 1) * np.float32(0.5)
     for i in range(rows.shape[0]):
         address = np.int64(encoded.ctypes.data) + i * encoded.shape[1]
         step = np.float32(0)
-        inner = np.float32(0)
-        square = np.float32(0)
+        own = np.int64(rows.ctypes.data) + i * width * 4
         for j in range(width):
-            u = np.float32(_code(address, j, bits, lanes)) - middle
-            inner += u * rows[i, j]
-            square += rows[i, j] * rows[i, j]
+            units[j] = np.float32(_code(address, j, bits, lanes)) - middle
+        inner = np.float32(product_sum(held, own, width))
+        square = np.float32(product_sum(own, own, width))
         if inner > np.float32(0):
             step = square / inner
-        error = np.float32(0)
-        for j in range(width):
-            gap = rows[i, j] - step * (np.float32(_code(address, j, bits, lanes)) - middle)
-            error += gap * gap
+        error = np.float32(scaled_gap_sum(held, step, own, width))
         out[i] = (
             np.float32(np.sqrt(error / np.float32(width))) / step if step > np.float32(0) else np.float32(0)
         )
 
 
-@sum_kernel()
+@kernel()
 def _code(address: Int, j: Int, bits: Int, lanes: Int) -> Int:
     chunk, within = j // CHUNK, j % CHUNK
     byte = within // 8 if bits == 1 else within % lanes
@@ -204,7 +219,7 @@ def _pack_bytes(row: NDArray[np.float32], inverse: np.float32, packed: NDArray[n
     return np.int64(total)
 
 
-@sum_kernel()
+@kernel()
 def prepare_narrow(
     query: NDArray[np.float32],
     center: NDArray[np.float32],
@@ -230,25 +245,20 @@ def prepare_narrow(
         factors: float32 [N_FACTORS], mutated.
     """
     d, width = query.shape[0], rotated.shape[0]
-    base = np.float32(0)
+    own, middle, held = (
+        np.int64(query.ctypes.data),
+        np.int64(center.ctypes.data),
+        np.int64(rotated.ctypes.data),
+    )
     lean = np.float32(1)
     if metric == _L2:
         for j in range(d):
-            gap = query[j] - center[j]
-            rotated[j] = gap
-            base += gap * gap
+            rotated[j] = query[j] - center[j]
+        base = np.float32(gap_sum(own, middle, d))
     else:
-        shrink = np.float32(1)
-        own = np.float32(0)
-        inner = np.float32(0)
-        square = np.float32(0)
-        for j in range(d):
-            own += query[j] * query[j]
-            inner += query[j] * center[j]
-            square += center[j] * center[j]
-        if metric == _COSINE and own > np.float32(0):
-            shrink = np.float32(1) / np.float32(np.sqrt(own))
-        inner *= shrink
+        shrink = unit_scale(query) if metric == _COSINE else np.float32(1)
+        inner = shrink * np.float32(product_sum(own, middle, d))
+        square = np.float32(product_sum(middle, middle, d))
         # The part of the query along the mean meets the bias, which is exact; only the rest meets codes.
         lean = inner / square if square > np.float32(0) else np.float32(0)
         for j in range(d):
@@ -258,9 +268,7 @@ def prepare_narrow(
         rotated[j] = np.float32(0)
     rotate_row(rotated, flips)
     most = _largest(rotated)
-    length = np.float32(0)
-    for j in range(width):
-        length += rotated[j] * rotated[j]
+    length = np.float32(product_sum(held, held, width))
     levels = np.float32(_PLANE_LEVELS if bits == 1 else _QUERY_LEVELS)
     scale = most / levels
     inverse = levels / most if most > np.float32(0) else np.float32(0)

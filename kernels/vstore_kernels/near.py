@@ -31,7 +31,7 @@ def novelty(
     Args:
         queries: float32 [m, d], raw.
         centroids: float32 [K >= 1, d]; of unit length when `directions`.
-        squares: float32 [K], `products.row_squares` of the centroids.
+        squares: float32 [K], `sums.row_squares` of the centroids.
         directions: compare directions alone; a zero query has none, and lies as far from all.
 
     Raises:
@@ -99,7 +99,7 @@ def cluster_distances(
     Args:
         query: float32 [d], raw.
         centroids: float32 [K, d'], as in `clusters.nearest_clusters`.
-        squares: float32 [K], `products.row_squares` of them over d.
+        squares: float32 [K], `sums.row_squares` of them over d.
         kind: position in METRICS. l2 and cosine give |c|^2 - 2 c.q, cosine of the normalised query; dot -c.q.
         out: float32 [K], mutated.
     """

@@ -12,7 +12,8 @@ from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import METRICS
 from vstore_kernels.near import novelty_of, to_gaps
 from vstore_kernels.packs import WORDS, flat, grid, pack
-from vstore_kernels.products import products_into, row_squares
+from vstore_kernels.products import products_into
+from vstore_kernels.sums import row_squares
 
 CORRELATION: Final = 0
 NOVELTY: Final = 1

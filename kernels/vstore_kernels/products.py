@@ -16,26 +16,12 @@ from numba.core import cgutils as _cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from vstore_kernels import gate
 from vstore_kernels.jit import DISABLE_JIT, Int, part
 
 LANES: Final = 8
 _emit: Any = _cgutils
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _EIGHT: Final = ir.VectorType(_F32, LANES)
-
-
-def row_squares(rows: NDArray[np.float32], d: int) -> NDArray[np.float32]:
-    """Return the square of the length of each row (float32 [n, >= d]) over its first d components, float32
-    [n].
-
-    Raises:
-        TypeError: not float32.
-        ValueError: a wrong shape.
-    """
-    heads = np.ascontiguousarray(gate.array("rows", rows, np.float32, 2)[:, :d])
-    squares: NDArray[np.float32] = np.einsum("ij,ij->i", heads, heads)
-    return squares
 
 
 def _python_block(n_queries: int, n_rows: int) -> Any:
@@ -65,11 +51,8 @@ def _sum(builder: Any, vector: Any) -> Any:
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
-    name = "llvm.fmuladd.v8f32" if a.type == _EIGHT else "llvm.fmuladd.f32"
-    function = builder.module.globals.get(name)
-    if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)
-    return builder.call(function, [a, b, total])
+    # Not fused: a processor without the instruction, and so another machine, would round otherwise.
+    return builder.fadd(total, builder.fmul(a, b))
 
 
 def _load(builder: Any, address: Any, kind: Any) -> Any:

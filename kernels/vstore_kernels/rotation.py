@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels import gate
 from vstore_kernels.dots import CHUNK
-from vstore_kernels.jit import sum_kernel, sum_part
+from vstore_kernels.jit import kernel, part
 
 ROUNDS: Final = 4
 _HALF: Final = np.float32(np.sqrt(0.5))
@@ -66,13 +66,13 @@ def rotate(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-@sum_kernel()
+@kernel()
 def _rotate_rows(rows: NDArray[np.float32], flips: NDArray[np.float32]) -> None:
     for i in range(rows.shape[0]):
         rotate_row(rows[i], flips)
 
 
-@sum_part()
+@part()
 def rotate_row(row: NDArray[np.float32], flips: NDArray[np.float32]) -> None:
     """Rotate `row` (float32 [width], mutated) by `signs(width)`; for use inside kernels."""
     width = row.shape[0]
@@ -95,7 +95,7 @@ def rotate_row(row: NDArray[np.float32], flips: NDArray[np.float32]) -> None:
                 second[j] = (a - b) * _HALF
 
 
-@sum_part()
+@part()
 def _hadamard(row: NDArray[np.float32]) -> None:
     """Transform `row` (float32 [a power of two from 64 on], mutated) and keep its length."""
     size = row.shape[0]

@@ -12,7 +12,14 @@ import pytest
 from vstore_kernels import jit
 
 HERE = Path(__file__).resolve().parent
-MODULES = ["test_bitmap.py", "test_lists.py", "test_distance.py", "test_codes.py", "test_search.py"]
+MODULES = [
+    "test_sums.py",
+    "test_bitmap.py",
+    "test_lists.py",
+    "test_distance.py",
+    "test_codes.py",
+    "test_search.py",
+]
 SLOW = "not error_model and not topk and not one_round"
 
 

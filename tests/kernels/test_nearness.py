@@ -12,7 +12,7 @@ from vstore_kernels.clusters import cluster_gaps
 from vstore_kernels.layout import METRICS
 from vstore_kernels.near import novelty
 from vstore_kernels.nearness import CORRELATION, NOVELTY, Nearness
-from vstore_kernels.products import row_squares
+from vstore_kernels.sums import row_squares
 
 D = 9
 

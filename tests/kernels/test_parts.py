@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from vstore_kernels import packs
-from vstore_kernels.jit import DISABLE_JIT, inner, kernel, sum_part
+from vstore_kernels.jit import DISABLE_JIT, inner, kernel, part
 
 
-@sum_part()
+@part()
 def total_of(row: np.ndarray, times: int) -> np.float32:
     total = np.float32(0)
     for j in range(row.shape[0]):

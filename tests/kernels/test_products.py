@@ -12,7 +12,8 @@ from tests import naive
 from vstore_kernels.clusters import cluster_gaps
 from vstore_kernels.distance import unit_scale
 from vstore_kernels.jit import kernel
-from vstore_kernels.products import products_into, row_squares
+from vstore_kernels.products import products_into
+from vstore_kernels.sums import row_squares
 
 
 @kernel(cache=False)

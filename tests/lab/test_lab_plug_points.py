@@ -1,4 +1,4 @@
-"""Every shipped seed, order, layout and store model passes the suite of its plug point."""
+"""Every shipped seed, planner, order, layout and store model passes the suite of its plug point."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import pytest
 
 from vstore.lab.layouts import LAYOUTS
 from vstore.lab.orders import ORDERS
+from vstore.lab.planners import BySelectivity, EngineRules
 from vstore.lab.seeds import EntryPoint, FirstInClusters
 from vstore.lab.stores import PRESETS
-from vstore.testing.lab_suite import LayoutSuite, OrderSuite, SeedsSuite, StoreModelSuite
+from vstore.testing.lab_suite import LayoutSuite, OrderSuite, PlannerSuite, SeedsSuite, StoreModelSuite
 
 
 @pytest.mark.parametrize("seeds", [EntryPoint(), FirstInClusters()], ids=["entry", "clusters"])
 class TestSeeds(SeedsSuite):
+    pass
+
+
+@pytest.mark.parametrize(
+    "planner", [BySelectivity(), BySelectivity(100), EngineRules()], ids=["by rows", "few rows", "engine"]
+)
+class TestPlanners(PlannerSuite):
     pass
 
 

@@ -20,6 +20,7 @@ from vstore.testing.lab_suite import TraversalSuite, small_index
 from vstore.traverse import ClusterAcorn
 from vstore.traverse.base import WalkParams
 from vstore_kernels import bitmap
+from vstore_kernels.build_rows import rows_for_build
 from vstore_kernels.codes import prepare_query
 from vstore_kernels.distance import exact_distances
 from vstore_kernels.scan import scan_codes
@@ -58,12 +59,13 @@ def test_an_expansion_does_what_its_slow_twin_does(name: str, share: float) -> N
 
 
 def test_the_gamma_graph_is_that_of_its_slow_twin() -> None:
-    # Whole numbers: every distance is exact, whatever the order of the sum.
-    whole = np.round(points(260, 4) * 40).astype(np.float32)
-    plain = build_index(whole, M=4, ef_construction=40, cluster_rows=64, block_shift=5, n_threads=1)
+    plain = build_index(points(260, 4), M=4, ef_construction=40, cluster_rows=64, block_shift=5, n_threads=1)
     dense = build_gamma(plain, seed=2)
     order = np.random.default_rng(2).permutation(260).tolist()
-    expected = gamma_links(plain.vectors, plain.M0, order)
+    # On the rows that builds compare: whole numbers, whose distances are exact.
+    rows = rows_for_build(plain.vectors, 1)
+    assert rows.dtype == np.int16
+    expected = gamma_links(rows.astype(np.float64), plain.M0, order)
     assert [row[row >= 0].tolist() for row in dense.neighbors] == expected
     assert dense.M0 == 4 * 12
 

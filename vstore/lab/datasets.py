@@ -17,6 +17,7 @@ from vstore.types import Float32s, Metric
 FASHION: Final = Path("/usr/share/datasets/fashion-mnist")
 FASHION_VARIABLE: Final = "VSTORE_BENCH_FASHION"
 N_QUERIES: Final = 2000
+_CHUNK_ROWS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +41,15 @@ def clustered(rows: int = 20_000, dim: int = 64, seed: int = 3, intrinsic: int =
     centres = rng.standard_normal((n_centres, intrinsic)) * 1.5
     spreads = rng.uniform(0.5, 1.2, n_centres)
     latent = rng.standard_normal((n, intrinsic)) * spreads[labels, None] + centres[labels]
-    points = latent @ rng.standard_normal((intrinsic, dim)) + 0.05 * rng.standard_normal((n, dim))
-    table: Float32s = np.ascontiguousarray(points, np.float32)
+    directions = rng.standard_normal((intrinsic, dim))
+    table: Float32s = np.empty((n, dim), np.float32)
+    for start in range(0, n, _CHUNK_ROWS):
+        part = latent[start : start + _CHUNK_ROWS]
+        points = 0.05 * rng.standard_normal((len(part), dim))
+        # Not a matrix product: its last bits, and so the data, would differ from machine to machine.
+        for along in range(intrinsic):
+            points += part[:, along, None] * directions[along]
+        table[start : start + _CHUNK_ROWS] = points
     return Dataset(table[:rows], table[rows:])
 
 

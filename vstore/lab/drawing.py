@@ -19,7 +19,7 @@ from vstore.lab.workload import Filters, stream_of
 from vstore.types import Bitmap, Float32s, Float64s, Int32s
 from vstore_kernels import bitmap
 
-_MAX_POLICIES: Final = 6
+_COLUMNS: Final = 4
 _MAX_POINTS: Final = 6000
 
 
@@ -48,28 +48,38 @@ def draw(experiment: Experiment, cell: Cell, place: int, out: Path) -> Picture:
     flat, star = projected(index.vectors, query)
     policies = list({policy.name: policy for policy in experiment.policies}.values())
     walked = [(policy, _walked(experiment, cell, policy, query, passing, out)) for policy in policies]
-    walked = [(policy, walk) for policy, walk in walked if walk[0]][:_MAX_POLICIES]
-    figure, axes = plt.subplots(1, len(walked), figsize=(4.2 * len(walked), 4.4), squeeze=False)
+    walked = [(policy, walk) for policy, walk in walked if walk[0]]
+    columns, lines = min(_COLUMNS, len(walked)), -(-len(walked) // _COLUMNS)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 4.2 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
     some = np.random.default_rng(0).permutation(index.n)[:_MAX_POINTS]
-    for axis, (policy, (rounds, found)) in zip(axes[0], walked, strict=True):
+    for axis, (policy, (rounds, found)) in zip(axes.flat, walked, strict=False):
+        axis.set_axis_on()
         for chosen, colour, size in ((some[~flags[some]], "#dddddd", 2), (some[flags[some]], "#7fb2e5", 4)):
             axis.scatter(flat[chosen, 0], flat[chosen, 1], s=size, c=colour, linewidths=0)
         seen = np.concatenate(rounds)
-        when = np.repeat(np.arange(len(rounds)), [len(nodes) for nodes in rounds])
-        dots = axis.scatter(flat[seen, 0], flat[seen, 1], s=9, c=when, cmap="plasma", linewidths=0)
+        when = np.repeat(np.arange(1, len(rounds) + 1), [len(nodes) for nodes in rounds])
+        for chosen, marker, size in ((~flags[seen], "x", 9), (flags[seen], "o", 13)):
+            at, width = flat[seen[chosen]], 0.6 if marker == "x" else 0
+            how: dict[str, Any] = {"cmap": "plasma", "vmin": 1, "vmax": len(rounds), "marker": marker}
+            dots = axis.scatter(at[:, 0], at[:, 1], s=size, c=when[chosen], linewidths=width, **how)
         hits = np.flatnonzero(np.isin(index.rows, found))
         axis.scatter(
             flat[hits, 0], flat[hits, 1], s=46, facecolors="none", edgecolors="green", linewidths=1.2
         )
         axis.scatter(*star, marker="*", s=110, c="red", edgecolors="black", linewidths=0.5)
-        axis.set_title(f"{policy.name}: {len(seen)} met in {len(rounds)} rounds", fontsize=9)
+        n_passing = int(flags[seen].sum())
+        met = f"{n_passing} passing, {len(seen) - n_passing} failing"
+        axis.set_title(f"{policy.name}: {met}, {len(rounds)} rounds", fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
-        figure.colorbar(dots, ax=axis, shrink=0.6, label="round")
+        ticks = sorted({int(tick) for tick in np.linspace(1, len(rounds), 5)})
+        figure.colorbar(dots, ax=axis, shrink=0.6, label="round", ticks=ticks)
     caption = (
         f"Query {number} under the filter {cell.workload.name}: the two main directions of the data. Blue "
-        "rows pass, grey ones fail; coloured ones were scored or stepped over, by round. Rings: the answer. "
-        "Star: the query."
+        "rows pass, grey ones fail. What was scored or stepped over is coloured by round: a dot where it "
+        "passes, a cross where it fails. Rings: the answer. Star: the query."
     )
     return Picture(f"walk-{place}", caption, _png(figure))
 

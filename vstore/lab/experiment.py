@@ -121,8 +121,10 @@ def read_experiment(path: str | Path) -> Experiment:
     indexes = _grid(IndexChoice, [text.get("index", {})], "index")
     workloads = _grid(Workload, text.get("workload", [{}]), "workload")
     data = text.get("data", [{"kind": "clustered"}])
-    cells = itertools.product(data if isinstance(data, list) else [data], indexes, workloads, seeds)
-    stores = [preset(name) for name in text.get("stores", [])] + [_store(s) for s in text.get("store", [])]
+    tables = [_located(table, path.parent) for table in (data if isinstance(data, list) else [data])]
+    cells = itertools.product(tables, indexes, workloads, seeds)
+    stores = [preset(name) for name in text.get("stores", [])]
+    stores += [_store(table, path.parent) for table in text.get("store", [])]
     policies = _grid(Policy, text.get("policy", []), "policy")
     require(bool(policies), f"{path} names no [[policy]]: nothing would run")
     caches = [_cache(cache) for cache in text.get("cache", [{}])]
@@ -180,19 +182,24 @@ def _grid(kind: type[T], tables: list[dict[str, Any]], where: str) -> list[T]:
     return found
 
 
+def _located(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the table with its `path`, where it has one, as seen from here: it is the experiment's."""
+    return {key: str(folder / value) if key == "path" else value for key, value in table.items()}
+
+
 def _cache(table: dict[str, Any]) -> CacheChoice:
     arguments = {**table, "pinned": tuple(table.get("pinned", ()))}
     return _make(CacheChoice, arguments, "cache")
 
 
-def _store(table: dict[str, Any]) -> StoreModel:
+def _store(table: dict[str, Any], folder: Path) -> StoreModel:
     arguments = dict(table)
     latency = arguments.pop("latency", {"kind": "fixed", "ms": 0.0})
     kinds = {"fixed": Fixed, "log_normal": LogNormal}
     kind = latency.get("kind")
     rest = {key: value for key, value in latency.items() if key != "kind"}
     if kind == "empirical":
-        arguments["latency"] = Empirical.read(rest.get("path", ""))
+        arguments["latency"] = Empirical.read(_located(rest, folder).get("path", ""))
     elif kind in kinds:
         arguments["latency"] = _make(kinds[kind], rest, "store.latency")
     else:

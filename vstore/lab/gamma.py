@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 from vstore.lab.expansions import GAMMA
 from vstore.lab.index import LabIndex
 from vstore.shard.space import to_space
-from vstore_kernels.jit import Int, kernel, sum_kernel
+from vstore_kernels.build_rows import rows_for_build
+from vstore_kernels.gaps import row_gap
+from vstore_kernels.intrinsics import prefetch
+from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import NO_NODE
 
 _CHUNK: Final = 256
+_THREADS: Final = 2
 
 
 def build_gamma(
@@ -35,41 +39,41 @@ def build_gamma(
         seed: of the order.
         progress: called with (rows in the graph, rows).
     """
-    space = to_space(index.vectors, index.metric)
     n, M_beta = index.n, index.M0
     width = M_beta // 2 * GAMMA
     order = np.random.default_rng(seed).permutation(n).astype(np.int32)
+    rows = rows_for_build(to_space(index.vectors, index.metric), _THREADS)
+    distance = np.int32 if rows.dtype == np.int16 else np.float32
     links = np.full((n, width), NO_NODE, np.int32)
     # A list is sorted again with every link that comes back: distances are kept, not worked out again.
-    gaps = np.empty((n, width), np.float32)
-    nodes, distances = np.empty(width + 1, np.int32), np.empty(width + 1, np.float32)
+    gaps = np.empty((n, width), distance)
+    nodes, distances = np.empty(width + 1, np.int32), np.empty(width + 1, distance)
     expanded, met = np.zeros(width + 1, np.bool_), np.zeros(n, np.int32)
     kept, stamps = np.empty(width, np.int32), np.zeros(n + 1, np.int32)
     for start in range(1, n, _CHUNK):
         stop = min(start + _CHUNK, n)
-        _insert(space, order, start, stop, M_beta, links, gaps, nodes, distances, expanded, met, kept, stamps)
+        _insert(rows, order, start, stop, M_beta, links, gaps, nodes, distances, expanded, met, kept, stamps)
         if progress is not None:
             progress(stop, n)
     return replace(index, neighbors=links, by_nearness=True)
 
 
-@sum_kernel()
-def _gap(space: NDArray[np.float32], a: Int, b: Int) -> np.float32:
-    total = np.float32(0)
-    for j in range(space.shape[1]):
-        difference = space[a, j] - space[b, j]
-        total += difference * difference
-    return total
+@part()
+def _prefetch_row(rows: NDArray[Any], node: Int) -> None:
+    n_bytes = rows.shape[1] * rows.itemsize
+    start = np.int64(rows.ctypes.data) + node * n_bytes
+    for line in range(0, n_bytes, 64):
+        prefetch(start, line)
 
 
 @kernel()
 def _put(
     nodes: NDArray[np.int32],
-    distances: NDArray[np.float32],
+    distances: NDArray[Any],
     expanded: NDArray[np.bool_],
     size: Int,
     node: Int,
-    distance: np.float32,
+    distance: Any,
 ) -> Int:
     """Insert by distance into arrays of one place more than they may keep; return the new size."""
     at = size
@@ -126,13 +130,13 @@ def _compress(
 
 @kernel()
 def _candidates(
-    space: NDArray[np.float32],
+    rows: NDArray[Any],
     links: NDArray[np.int32],
     node: Int,
     entry: Int,
     M_beta: Int,
     nodes: NDArray[np.int32],
-    distances: NDArray[np.float32],
+    distances: NDArray[Any],
     expanded: NDArray[np.bool_],
     met: NDArray[np.int32],
 ) -> Int:
@@ -142,7 +146,7 @@ def _candidates(
     """
     met[entry] = node + 1
     met[node] = node + 1
-    size = _put(nodes, distances, expanded, 0, entry, _gap(space, node, entry))
+    size = _put(nodes, distances, expanded, 0, entry, row_gap(rows, node, np.int64(entry)))
     at = 0
     while at < size:
         if expanded[at]:
@@ -152,13 +156,16 @@ def _candidates(
         here = nodes[at]
         at = 0
         for t in range(M_beta):
-            other = links[here, t]
+            if links[here, t] >= 0:
+                _prefetch_row(rows, links[here, t])
+        for t in range(M_beta):
+            other = np.int64(links[here, t])
             if other < 0:
                 break
             if met[other] == node + 1:
                 continue
             met[other] = node + 1
-            distance = _gap(space, node, other)
+            distance = row_gap(rows, node, other)
             if size < nodes.shape[0] - 1 or distance < distances[size - 1]:
                 size = _put(nodes, distances, expanded, size, other, distance)
     return np.int64(size)
@@ -166,15 +173,15 @@ def _candidates(
 
 @kernel()
 def _insert(
-    space: NDArray[np.float32],
+    rows: NDArray[Any],
     order: NDArray[np.int32],
     start: Int,
     stop: Int,
     M_beta: Int,
     links: NDArray[np.int32],
-    gaps: NDArray[np.float32],
+    gaps: NDArray[Any],
     nodes: NDArray[np.int32],
-    distances: NDArray[np.float32],
+    distances: NDArray[Any],
     expanded: NDArray[np.bool_],
     met: NDArray[np.int32],
     kept: NDArray[np.int32],
@@ -184,7 +191,7 @@ def _insert(
     width = links.shape[1]
     for place in range(start, stop):
         node = np.int64(order[place])
-        size = _candidates(space, links, node, order[0], M_beta, nodes, distances, expanded, met)
+        size = _candidates(rows, links, node, order[0], M_beta, nodes, distances, expanded, met)
         m = _compress(links, nodes, size, M_beta, kept, stamps)
         for t in range(m):
             links[node, t] = nodes[kept[t]]

@@ -22,10 +22,11 @@ class Picture(NamedTuple):
 
 
 _COSTS: Final = (
-    ("latency_p50_ms", "virtual time of a query, p50, ms"),
-    ("bytes_fetched", "bytes fetched a query"),
-    ("usd_per_1000", "US dollars for 1,000 queries"),
+    ("latency_p50_ms", 1, "virtual time of a query, p50, ms"),
+    ("bytes_fetched", 1e6, "MB fetched a query"),
+    ("usd_per_1000", 1, "US dollars for 1,000 queries"),
 )
+_LINES: Final = ("-", "--", ":", "-.")
 
 
 def pyplot() -> Any:
@@ -72,19 +73,24 @@ def recall_against_cost(table: Table) -> list[Picture]:
     for store in _distinct(table, "store"):
         rows = [row for row in table if row["store"] == store and row["cache"] == first]
         figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), sharey=True)
-        for axis, (key, title) in zip(axes, _COSTS, strict=True):
+        for axis, (key, unit, title) in zip(axes, _COSTS, strict=True):
             for number, name in enumerate(_labels(rows)):
                 of = [row for row in rows if label(row, rows) == name]
-                style = "osD^v<>pPX*"[number % 11]
-                axis.scatter([r[key] for r in of], [r["recall"] for r in of], s=26, marker=style, label=name)
+                how = {"marker": "osD^v<>pPX*"[number % 11], "color": f"C{number % 10}"}
+                x, y = [row[key] / unit for row in of], [row["recall"] for row in of]
+                axis.scatter(x, y, s=24, alpha=0.55, linewidths=0, label=name, **how)
+                axis.scatter(np.median(x), np.mean(y), s=120, edgecolors="black", linewidths=0.8, **how)
             axis.set_xlabel(title)
-            positive = [row[key] for row in rows if row[key] > 0]
+            positive = [row[key] / unit for row in rows if row[key] > 0]
             if len(positive) == len(rows) and max(positive) > 20 * min(positive):
-                axis.set_xscale("log")
+                _log_scale(axis)
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("recall")
-        axes[-1].legend(fontsize=7, loc="lower right")
-        caption = f"Recall against cost on {store}, cache {first}; a point is a workload."
+        _legend_beside(axes[-1])
+        caption = (
+            f"Recall against cost on {store}, cache {first}; a small point is a workload, a large one a "
+            "policy's mean recall at its median cost."
+        )
         found.append(Picture(f"recall-against-cost-{store}", caption, _png(figure)))
     return found
 
@@ -118,7 +124,7 @@ def round_trips(table: Table) -> list[Picture]:
         values = [[row[key] for row in rows if label(row, rows) == name] for name in names]
         axis.boxplot(values, orientation="horizontal", whis=(0, 100))
         axis.set_yticks(range(1, len(names) + 1), names, fontsize=8)
-        axis.set_xscale("log")
+        _log_scale(axis)
         axis.set_xlabel(f"{key} a query: least, quartiles, most over the workloads")
         axis.grid(alpha=0.3)
     caption = f"Round trips and requests, cache {rows[0]['cache']}."
@@ -126,28 +132,47 @@ def round_trips(table: Table) -> list[Picture]:
 
 
 def cache_curves(table: Table) -> list[Picture]:
-    """Return requests and hit rates against the size of the cache, where several were tried."""
+    """Return hit rates and requests against the size of the cache, where several were tried."""
     if len({row["limit_bytes"] for row in table}) < 3:
         return []
     plt = pyplot()
     store = table[0]["store"]
     rows = [row for row in table if row["store"] == store]
+    kinds = sorted({row["cache"].split(",")[0] for row in rows if row["limit_bytes"]})
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6))
     for axis, key in zip(axes, ("hit_rate", "n_requests"), strict=True):
-        for name in _labels(rows):
-            for kind in sorted({row["cache"].split(",")[0] for row in rows if row["limit_bytes"]}):
+        for number, name in enumerate(_labels(rows)):
+            for turn, kind in enumerate(kinds):
                 sizes: dict[int, list[float]] = {}
                 for row in rows:
                     if label(row, rows) == name and row["cache"].split(",")[0] == kind:
                         sizes.setdefault(row["limit_bytes"], []).append(row[key])
                 x = sorted(sizes)
                 means = [np.mean(sizes[at]) for at in x]
-                axis.plot([at / 1e6 for at in x], means, "o-", label=f"{name}, {kind}", ms=4)
+                # Where there is one policy only, its colours tell its caches apart.
+                colour = f"C{(number if len(_labels(rows)) > 1 else turn) % 10}"
+                how = {"color": colour, "linestyle": _LINES[turn % 4], "marker": "os^D"[turn % 4]}
+                axis.plot([at / 1e6 for at in x], means, label=f"{name}, {kind}", ms=4, **how)
         axis.set_xlabel("cache, MB")
         axis.set_ylabel(f"{key}, mean over the workloads")
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=6)
+    _legend_beside(axes[-1])
     return [Picture("cache-curves", "What a cache returns, by its size.", _png(figure))]
+
+
+def _log_scale(axis: Any) -> None:
+    """Make x logarithmic, with plain numbers at 1, 2 and 5."""
+    from matplotlib import ticker
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axis.tick_params(axis="x", labelsize=8)
+
+
+def _legend_beside(axis: Any) -> None:
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _distinct(rows: Table, key: str) -> list[Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Final
 
 import numpy as np
 
@@ -54,22 +55,8 @@ class ReadRule:
 
 @dataclass(slots=True)
 class StageCost:
-    """What serving one stage of a query took: fields as in `Cost`."""
+    """What serving one stage of a query took. Counts repeat exactly."""
 
-    n_rounds: int = 0
-    n_round_trips: int = 0
-    n_requests: int = 0
-    bytes_fetched: int = 0
-    n_units: int = 0
-    n_cache_hits: int = 0
-    usd: float = 0.0
-
-
-@dataclass(slots=True)
-class Cost:
-    """What serving one query took. Counts repeat exactly; the time is virtual, and repeats with its seed."""
-
-    query: int
     n_rounds: int = 0
     """Rounds in which it asked for anything."""
     n_round_trips: int = 0
@@ -78,8 +65,20 @@ class Cost:
     bytes_fetched: int = 0
     n_units: int = 0
     n_cache_hits: int = 0
-    latency_ms: float = 0.0
     usd: float = 0.0
+
+
+COUNTS: Final = tuple(part.name for part in fields(StageCost) if part.name != "usd")
+"""The counts of a stage, by name."""
+
+
+@dataclass(slots=True)
+class Cost(StageCost):
+    """What serving one query took. The time is virtual, and repeats with its seed."""
+
+    query: int = 0
+    """Its number."""
+    latency_ms: float = 0.0
     by_stage: dict[str, StageCost] = field(default_factory=dict)
     """The same, time apart, of each stage: "traverse" and "rescore"; of a collection's query "filter" and
     "payload", too."""
@@ -137,14 +136,13 @@ class Server:
         def client() -> Generator[list[int], None, None]:
             while waiting:
                 number, rounds = waiting.popleft()
-                cost = Cost(number)
+                cost = Cost(query=number)
                 costs.append(cost)
                 started_ms = self.clock.now_ms
                 for units, stage in rounds:
                     yield from self._round(units, stage, cost)
                 cost.latency_ms = self.clock.now_ms - started_ms
-                parts: list[Cost | StageCost] = [cost, *cost.by_stage.values()]
-                for of in parts:
+                for of in (cost, *cost.by_stage.values()):
                     of.usd = self.model.cost_usd(of.n_requests, of.bytes_fetched)
 
         run_clients(self.store, self.clock, [client() for _ in range(n_clients)])

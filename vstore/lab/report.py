@@ -37,6 +37,11 @@ def read_table(out: Path) -> Table:
     path = out / "table.csv"
     if not path.is_file():
         raise InvalidInput(f"{path} does not exist: run the experiment first, with the same --out")
+    return read_rows(path)
+
+
+def read_rows(path: Path) -> Table:
+    """Return the rows of a table's file; numbers are numbers again."""
     with path.open(newline="") as file:
         return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
@@ -89,12 +94,21 @@ def _summary(table: Table) -> str:
     groups: dict[tuple[str, str, str], Table] = {}
     for row in table:
         groups.setdefault((label(row, table), row["cache"], row["store"]), []).append(row)
-    body = ""
+    shown, others = "", ""
     for names, rows in groups.items():
         means = [float(np.mean([row[column] for row in rows])) for column in _COLUMNS]
         cells = [*(html.escape(name) for name in names), *(f"{value:,.4g}" for value in means)]
-        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    return f"<table><tr>{head}</tr>{body}</table>"
+        line = "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        if names[1] == table[0]["cache"]:
+            shown += line
+        else:
+            others += line
+    whole = f"<table><tr>{head}</tr>{shown}</table>"
+    if others:
+        whole += (
+            f"<details><summary>The other caches</summary><table><tr>{head}</tr>{others}</table></details>"
+        )
+    return whole
 
 
 def _value(text: str) -> Any:

@@ -30,7 +30,7 @@ from vstore.lab.gamma import build_gamma
 from vstore.lab.graph import LabGraph
 from vstore.lab.index import LabIndex, build_index
 from vstore.lab.parts import cache_of, layout_of, order_of, traversal_of
-from vstore.lab.replay import Cost, Server, StageCost, replay
+from vstore.lab.replay import COUNTS, Cost, Server, StageCost, replay
 from vstore.lab.trace import Trace, record, save
 from vstore.progress import progress_of
 from vstore.traverse.base import WalkParams
@@ -38,6 +38,7 @@ from vstore.types import Float32s
 
 GAMMA_GRAPHS: Final = frozenset({"acorn_gamma"})
 """Traversals that walk a graph of their own."""
+_WALKED: Final = ("n_distances", "n_hops", "n_filter_checks", "n_lists", "n_candidates", "n_rescored")
 
 
 def run_experiment(
@@ -220,13 +221,13 @@ def _means(trace: Trace, costs: list[Cost], recall: float) -> dict[str, Any]:
     """Return recall, the mean counts of a query, and the quantiles of its virtual time."""
     walked = trace.queries
     out: dict[str, Any] = {"n_queries": len(walked), "recall": recall}
-    for name in ("n_distances", "n_hops", "n_filter_checks", "n_lists", "n_candidates", "n_rescored"):
+    for name in _WALKED:
         out[name] = float(np.mean([query.counters.get(name, 0) for query in walked]))
-    for name in ("n_rounds", "n_round_trips", "n_requests", "bytes_fetched", "n_units", "n_cache_hits"):
+    for name in COUNTS:
         out[name] = float(np.mean([getattr(cost, name) for cost in costs]))
     for stage in ("traverse", "rescore"):
         parts = [cost.by_stage.get(stage, StageCost()) for cost in costs]
-        for name in ("n_rounds", "n_round_trips", "n_requests", "bytes_fetched", "n_units", "n_cache_hits"):
+        for name in COUNTS:
             short = name.removeprefix("n_").removesuffix("_fetched")
             out[f"{short}_{stage}"] = float(np.mean([getattr(part, name) for part in parts]))
         out[f"usd_per_1000_{stage}"] = float(np.mean([part.usd for part in parts])) * 1000

@@ -77,10 +77,11 @@ class Sketcher:
         residuals = rotate(np.ascontiguousarray(vectors - self._centroids[cluster], np.float32))
         width = residuals.shape[1]
         kind = METRICS.index("dot" if self._metric == "dot" else "l2")
+        units = np.empty(width, np.float32)
         coded = np.zeros((len(rows), width // 8 + narrow.FACTOR_BYTES), np.uint8)
-        narrow.encode_rows(residuals, np.zeros(width, np.float32), kind, 1, coded)
+        narrow.encode_rows(residuals, np.zeros(width, np.float32), kind, 1, coded, units)
         errors = np.empty(len(rows), np.float32)
-        narrow.relative_errors(residuals, coded, kind, 1, errors)
+        narrow.relative_errors(residuals, coded, kind, 1, errors, units)
         bits = np.ascontiguousarray(coded[:, : width // 8])
         factors = np.ascontiguousarray(coded[:, width // 8 :]).view("<f4").astype(np.float32)
         bias, step = factors[:, 0], np.ascontiguousarray(factors[:, 1])

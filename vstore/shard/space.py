@@ -17,13 +17,14 @@ from __future__ import annotations
 import numpy as np
 
 from vstore.types import Float32s, Metric
+from vstore_kernels.sums import wide_row_squares
 
 
 def to_space(vectors: Float32s, metric: Metric) -> Float32s:
     """Return float32[n, d'] rows of the space; d' is d, and d + 1 for dot. May alias `vectors`."""
     if metric == "l2":
         return np.ascontiguousarray(vectors, dtype=np.float32)
-    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    squares = wide_row_squares(np.ascontiguousarray(vectors, dtype=np.float32))
     if metric == "cosine":
         norms = np.sqrt(squares)
         norms[norms == 0] = 1.0
@@ -37,6 +38,6 @@ def query_to_space(query: Float32s, metric: Metric) -> Float32s:
     if metric == "l2":
         return query
     if metric == "cosine":
-        norm = float(np.linalg.norm(query))
+        norm = float(np.sqrt(wide_row_squares(np.ascontiguousarray(query[None]))[0]))
         return query / np.float32(norm) if norm > 0 else query
     return np.append(query, np.float32(0))

@@ -19,6 +19,7 @@ from vstore.lab.graph import LabGraph
 from vstore.lab.index import LabIndex, build_index
 from vstore.lab.layouts import CODES, LISTS, SECTIONS, UPPER, VECTORS, Layout, separate
 from vstore.lab.orders import Order
+from vstore.lab.planners import Planner
 from vstore.lab.seeds import Seeds
 from vstore.lab.stores import Clock, SimulatedStore, StoreModel
 from vstore.lab.walks import LabTraversal
@@ -133,6 +134,24 @@ class SeedsSuite:
             assert len(np.unique(found)) == len(found)
             assert bitmap.unpack(allowed, _N)[found].all()
             assert n_distances >= 0
+
+
+class PlannerSuite:
+    """A planner chooses a traversal from what is known before anything is read, and always the same one."""
+
+    @pytest.mark.parametrize("share", [None, 1.0, 0.3, 0.0])
+    def test_it_chooses_a_traversal_that_answers(self, planner: Planner, share: float | None) -> None:
+        """Whatever passes, and where there is no filter; with no block in sight."""
+        graph = LabGraph(small_index(), separate(small_index()))
+        allowed = None if share is None else small_filter(share)
+        params = WalkParams(ef=30, n_seeds=16)
+        for query in small_points(4, 2):
+            graph.show(np.zeros(len(graph.placement.sizes), bool))
+            chosen = planner.plan(graph, query, allowed, params)
+            again = planner.plan(graph, query, allowed, params)
+            assert chosen.name == again.name
+            found = run_alone(run_query(graph, chosen, query, allowed, params, _K))
+            assert len(found.rows) >= 1
 
 
 class OrderSuite:

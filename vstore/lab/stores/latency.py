@@ -67,6 +67,8 @@ class LogNormal:
     def draw(self, rng: np.random.Generator, n: int) -> Float64s:
         """As `Latency.draw`."""
         times = self.median_ms * np.exp(self.sigma * rng.standard_normal(n))
+        # An exponential's last bit differs from machine to machine; a tenth of a microsecond does not.
+        times = np.round(times, 4)
         return np.where(rng.random(n) < self.straggler_share, times * self.straggler_factor, times)
 
 

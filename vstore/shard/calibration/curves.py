@@ -11,7 +11,7 @@ import numpy as np
 from vstore.shard.calibration import costs
 from vstore.types import Float32s, Int32s, Metric
 from vstore_kernels.near import novelty
-from vstore_kernels.products import row_squares
+from vstore_kernels.sums import row_squares
 
 KS: Final = (10, 50, 100)
 """Recall is measured for these k. Smaller ones are read off the first, greater ones wider than the
