@@ -1,7 +1,8 @@
 """GETs over kept connections with little processor time: a cold query has hundreds of them.
 
-urllib3 opens a connection, and verifies its certificate where there is TLS; requests are written to its
-socket and answers are parsed here, for an HTTP client's own work is most of what a small range costs.
+urllib3 opens a connection, and verifies its certificate where there is TLS; a request is a few lines to its
+socket, and httptools (llhttp, Node's parser in C) parses the answer, for what an HTTP client in Python does
+around that is most of what a small range costs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult
 
+from httptools import HttpParserError, HttpResponseParser
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ProtocolError, SSLError
 
@@ -20,9 +22,8 @@ from vstore.storage.s3_pools import SOCKET_OPTIONS, ca_bundle
 
 _log = logging.getLogger(__name__)
 
-_PIECE_BYTES: Final = 1 << 16
+_PIECE_BYTES: Final = 1 << 18
 _MOST_HEAD_BYTES: Final = 1 << 16
-_MOST_SIZE_DIGITS: Final = 16
 
 
 class Answer(NamedTuple):
@@ -119,108 +120,81 @@ class Wire:
         return connection
 
 
+class _Reading:
+    """What httptools tells of one answer, interim answers before it forgotten."""
+
+    def __init__(self) -> None:
+        self.parser = HttpResponseParser(self)
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.parts: list[bytes] = []
+        self.is_done = self.is_kept = False
+
+    def take(self, piece: bytes) -> None:
+        """Parse what was received.
+
+        Raises:
+            ProtocolError: it is no answer; what follows one only ends its connection.
+        """
+        try:
+            self.parser.feed_data(piece)
+        except HttpParserError as error:
+            if not self.is_done:
+                raise ProtocolError(f"no answer of HTTP: {error!r}", error) from error
+            self.is_kept = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.is_done:
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").rstrip()
+
+    def on_headers_complete(self) -> None:
+        if not self.is_done:
+            self.status = self.parser.get_status_code()
+
+    def on_body(self, part: bytes) -> None:
+        if not self.is_done:
+            self.parts.append(part)
+
+    def on_message_begin(self) -> None:
+        # Whatever follows an answer was not asked for.
+        self.is_kept = False
+
+    def on_message_complete(self) -> None:
+        if self.status < 200:
+            self.status = 0
+            self.headers.clear()
+        elif not self.is_done:
+            self.is_done, self.is_kept = True, self.parser.should_keep_alive()
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether the answer has headers, but none that says where its body ends."""
+        return self.status >= 200 and not {"content-length", "transfer-encoding"} & self.headers.keys()
+
+
 def _exchange(sock: socket.socket, request: bytes, but_not: int) -> tuple[Answer, bool]:
     """Return the answer to a request, and whether the connection serves further ones."""
     sock.sendall(request)
-    received = bytearray()
-    end = -1
-    while end < 0:
-        if len(received) > _MOST_HEAD_BYTES:
+    reading = _Reading()
+    try:
+        return _answer(sock, reading, but_not), reading.is_kept
+    finally:
+        # The parser holds its callbacks: the ring would keep bodies until the next collection of garbage.
+        del reading.parser
+
+
+def _answer(sock: socket.socket, reading: _Reading, but_not: int) -> Answer:
+    n_received = 0
+    while not reading.is_done:
+        piece = sock.recv(_PIECE_BYTES)
+        if not piece:
+            if reading.ends_with_connection:
+                break
+            raise ProtocolError(f"the answer ended after {n_received} bytes, too early")
+        n_received += len(piece)
+        reading.take(piece)
+        if not reading.status and n_received > _MOST_HEAD_BYTES:
             raise ProtocolError(f"the headers have more than {_MOST_HEAD_BYTES} bytes")
-        _receive(sock, received)
-        end = received.find(b"\r\n\r\n")
-    version, status, headers = parse_head(bytes(received[:end]))
-    del received[: end + 4]
-    if status == but_not:
-        return Answer(status, headers, None), False
-    is_kept = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
-    if status in (204, 304):
-        return Answer(status, headers, b""), is_kept and not received
-    if "chunked" in headers.get("transfer-encoding", "").lower():
-        return Answer(status, headers, _chunked(sock, received)), is_kept and not received
-    size = headers.get("content-length")
-    if size is None:
-        return Answer(status, headers, _until_closed(sock, received)), False
-    if not size.isdecimal() or len(size) > _MOST_SIZE_DIGITS:
-        raise ProtocolError(f"Content-Length is {size!r}")
-    body = _exactly(sock, received, int(size))
-    return Answer(status, headers, body), is_kept and not received
-
-
-def parse_head(head: bytes) -> tuple[str, int, dict[str, str]]:
-    """Return version, status and headers by lower-case name of an answer's first lines.
-
-    Raises:
-        ProtocolError: it is no such head, or an interim one (status below 200).
-    """
-    first, *lines = head.decode("latin-1").split("\r\n")
-    version, _, rest = first.partition(" ")
-    code = rest[:3]
-    if not version.startswith("HTTP/1.") or not code.isdecimal() or code < "200":
-        raise ProtocolError(f"the answer begins with {first[:40]!r}")
-    headers = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip()
-    return version, int(code), headers
-
-
-def _receive(sock: socket.socket, received: bytearray) -> None:
-    piece = sock.recv(_PIECE_BYTES)
-    if not piece:
-        raise ProtocolError(f"the connection was closed after {len(received)} bytes")
-    received += piece
-
-
-def _exactly(sock: socket.socket, received: bytearray, size: int) -> bytes:
-    """Return the next `size` bytes, and take those that came already off `received`."""
-    if len(received) >= size:
-        body = bytes(received[:size])
-        del received[:size]
-        return body
-    room = bytearray(size)
-    at = len(received)
-    room[:at] = received
-    received.clear()
-    rest = memoryview(room)
-    while at < size:
-        n = sock.recv_into(rest[at:])
-        if not n:
-            raise ProtocolError(f"the body has {at} bytes instead of {size}")
-        at += n
-    return bytes(room)
-
-
-def _chunked(sock: socket.socket, received: bytearray) -> bytes:
-    parts = []
-    while True:
-        line = _line(sock, received).partition(b";")[0].strip()
-        try:
-            size = int(line[:_MOST_SIZE_DIGITS], 16)
-        except ValueError:
-            raise ProtocolError(f"a chunk begins with {line[:20]!r}") from None
-        if size <= 0:
-            break
-        parts.append(_exactly(sock, received, size))
-        _line(sock, received)
-    while _line(sock, received):
-        pass
-    return b"".join(parts)
-
-
-def _line(sock: socket.socket, received: bytearray) -> bytes:
-    while (end := received.find(b"\r\n")) < 0:
-        if len(received) > _MOST_HEAD_BYTES:
-            raise ProtocolError(f"a line has more than {_MOST_HEAD_BYTES} bytes")
-        _receive(sock, received)
-    line = bytes(received[:end])
-    del received[: end + 2]
-    return line
-
-
-def _until_closed(sock: socket.socket, received: bytearray) -> bytes:
-    while piece := sock.recv(_PIECE_BYTES):
-        received += piece
-    body = bytes(received)
-    received.clear()
-    return body
+        if but_not and reading.status == but_not:
+            return Answer(but_not, reading.headers, None)
+    return Answer(reading.status, reading.headers, b"".join(reading.parts))
