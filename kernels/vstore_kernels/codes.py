@@ -170,7 +170,7 @@ def train_codes(vectors: NDArray[np.float32], metric: str, bits: int = 8) -> Cod
         plain = CodeParams(bits, metric, center, scale)
         return replace(plain, inflation=_inflation(vectors, plain))
     center = (total / n).astype(np.float32)
-    sample = vectors[:: max(1, n // _ERROR_ROWS)][:_ERROR_ROWS]
+    sample = np.ascontiguousarray(vectors[:: max(1, n // _ERROR_ROWS)][:_ERROR_ROWS])
     error = _relative_error(_normalised(sample, metric) - center, center, metric, bits)
     return CodeParams(bits, metric, center, np.array([error], np.float32))
 

@@ -92,6 +92,16 @@ def test_decoded_residuals_are_as_far_off_as_the_params_say(bits: int, metric: s
         codes.residuals(vectors, plain)
 
 
+@pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
+def test_params_of_many_rows_come_from_a_sample_of_them(metric: str) -> None:
+    few = np.random.default_rng(3).normal(size=(codes._ERROR_ROWS, 8)).astype(np.float32)
+    # Every third row is what the sample takes, and the others have the same center.
+    many = np.repeat(few, 3, axis=0)
+    params, same = codes.train_codes(many, metric, 4), codes.train_codes(few, metric, 4)
+    np.testing.assert_allclose(params.center, same.center, atol=1e-6)
+    np.testing.assert_allclose(params.scale, same.scale, rtol=1e-3)
+
+
 def test_the_step_is_where_the_format_says() -> None:
     vectors = clustered(10, 70)
     params = codes.train_codes(vectors, "l2", 4)
