@@ -49,7 +49,7 @@ K = 10
 REPORT = "training.json"
 RESULT = Path(__file__).parent / "results" / "rerank_grocery.json"
 SETTINGS = TrainSettings(
-    n_steps=8000,
+    n_steps=6500,
     learning_rate=3e-3,
     warmup=0.05,
     weight_decay=0.2,
@@ -60,7 +60,7 @@ SETTINGS = TrainSettings(
     mine_depth=400,
     # Every photo is labelled: what is not an answer is wrong for certain.
     guard=None,
-    eval_every=500,
+    eval_every=1000,
     checkpoint_every=100,
     patience=0,
     n_views=12,

@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vstore_kernels.jit import DISABLE_JIT, Int, part
+from vstore_kernels.sums import fold
 
 LANES: Final = 8
 _emit: Any = _cgutils
@@ -39,15 +40,9 @@ def _python_block(n_queries: int, n_rows: int) -> Any:
 
 def _sum(builder: Any, vector: Any) -> Any:
     """Return the sum of the lanes of a vector of floats, halves added to halves."""
-    count = vector.type.count
-    while count > 1:
-        count //= 2
-        kind = ir.VectorType(_I32, count)
-        low, high = (ir.Constant(kind, list(range(start, start + count))) for start in (0, count))
-        vector = builder.fadd(
-            builder.shuffle_vector(vector, vector, low), builder.shuffle_vector(vector, vector, high)
-        )
-    return builder.extract_element(vector, _I32(0))
+    while isinstance(vector.type, ir.VectorType):
+        vector = fold(builder, vector)
+    return vector
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:

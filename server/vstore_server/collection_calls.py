@@ -190,7 +190,7 @@ class CollectionCalls:
         """As `vstore.Collection.restore`."""
         return self._write("Restore", {**self._to_write(), "at": at}, "version")
 
-    # Learned fusions.
+    # Fusions.
 
     def fusions(self) -> Call[list[str]]:
         """As `vstore.Collection.fusions`."""

@@ -99,9 +99,13 @@ class _Stream:
         writer = asyncio.ensure_future(self._write())
         serving = asyncio.current_task()
         assert serving is not None
-        # A stream that cannot be written to is of no use to its reader.
-        failed = lambda ended: None if ended.cancelled() else serving.cancel()  # noqa: E731
-        writer.add_done_callback(failed)
+
+        def ended(writer: asyncio.Task[None]) -> None:
+            # A stream that cannot be written to is of no use to its reader.
+            if not writer.cancelled():
+                serving.cancel()
+
+        writer.add_done_callback(ended)
         try:
             while not self._of.is_closing:
                 data = await self._read(serving)
@@ -191,7 +195,12 @@ class _Stream:
                 search = None
             if search is not None:
                 if of.searches.is_alone:
-                    self._found(one, of.searches.now(search))
+                    found: Hits | Exception | None
+                    try:
+                        found = of.searches.now(search)
+                    except Closed as error:
+                        found = error
+                    self._found(one, found)
                 else:
                     one.waiting = of.searches.submit(call.caller.tenant, search, partial(self._found, one))
                 return

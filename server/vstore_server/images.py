@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from vstore.errors import InvalidDocument
+from vstore.rerank.images import STORE_SCHEME
 
-STORE_SCHEME = "store://"
 MAX_PATH_BYTES = 1024
 
 

@@ -5,6 +5,8 @@ Budget: at least 0.95 on average over the queries of each cell, against exact se
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from cold_cells import recall_of_cell
@@ -12,6 +14,8 @@ from face_rows import DIM, queries, rows
 
 import vstore
 from vstore import F
+from vstore.query import pipeline
+from vstore.query.planner import Plan, few_plan
 from vstore.storage.memory import MemoryStore
 from vstore.storage.wrappers.counting import CountingStore
 from vstore.traverse.base import WalkParams
@@ -52,12 +56,36 @@ def cold(store, **settings):
     return vstore.connect(counted, settings=chosen).collection("c"), counted
 
 
+@pytest.fixture
+def no_row_is_one_of_few(monkeypatch):
+    monkeypatch.setattr(pipeline, "FEW_ROWS", 0)
+
+
+@pytest.mark.usefixtures("no_row_is_one_of_few")
 @pytest.mark.parametrize("field", ["near", "far", "even"])
 @pytest.mark.parametrize("share", [1.0, 0.1, 0.01, 0.001])
 def test_recall_in_three_rounds(world, field, share):
     store, asked = world
     filter = None if share == 1 else F[field] < N * share
     assert recall_of_cell(store, asked, filter, K, lambda: cold(store), "clusters") >= 0.95
+
+
+def test_exact_vectors_are_read_where_they_cost_less_than_codes():
+    plan = Plan("clusters", 10, 0, 10, 0.1, 0.5, 60, "why")
+    assert few_plan(plan, 1_000_000, 1_000_000) is plan
+    few = few_plan(plan, 1_000_000, 2_500_000)
+    assert (few.traversal, few.n_matching) == ("exact", 60)
+    assert "all 60 matching rows cost 1.0 MB" in few.reason
+    assert "codes 2.5" in few.reason
+
+
+def test_a_request_counts_as_the_gap_that_is_read_rather_than_asking_twice(monkeypatch):
+    monkeypatch.setattr(pipeline, "JOINED_BYTES", 64 << 10)
+    head = SimpleNamespace(vector_block_rows=8, dim=512)  # blocks of 16 KiB: four of them are joined over
+    assert pipeline.vector_reads(np.array([], np.int32), head) == 0
+    assert pipeline.vector_reads(np.array([0, 7, 9], np.int32), head) == (2 * 16 + 64) << 10
+    # Blocks 0 and 5 are one range of six, block 11 is another.
+    assert pipeline.vector_reads(np.array([3, 40, 88], np.int32), head) == (7 * 16 + 2 * 64) << 10
 
 
 def test_with_everything_cached_the_plan_is_the_warm_one(world):

@@ -103,6 +103,11 @@ def test_recall_rounds_and_bytes(world, field, share):
     assert recall_of_cell(store, asked, filter, K, lambda: cold(store), "sketches") >= 0.95
 
 
+def test_of_few_rows_the_exact_vectors_are_read_and_no_codes(world):
+    store, asked = world
+    assert recall_of_cell(store, asked, F.even < 12, K, lambda: cold(store), "exact") == 1.0
+
+
 def test_an_answer_is_the_same_from_the_cache_and_reads_nothing(world):
     store, asked = world
     collection, _ = cold(store)

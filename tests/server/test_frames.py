@@ -22,6 +22,7 @@ from vstore_server.errors import DeadlineExceeded, MalformedMessage
 from vstore_server.messages import path_of
 from vstore_server.methods import Call
 from vstore_server.plain import plain_search
+from vstore_server.searches import Searches
 from vstore_server.server import Server
 from vstore_server.service import Service
 from vstore_server.settings import ServerSettings
@@ -110,6 +111,27 @@ def test_one_message_carries_many_calls_and_each_fails_alone(database):
             "LimitExceeded",
         ]
         assert found[125]["count"] == 500
+        await channel.close()
+
+    served(database, scenario)
+
+
+def test_a_handle_that_goes_as_a_lone_search_comes_is_opened_again(database, monkeypatch):
+    asked = []
+
+    def gone(searches, search):
+        asked.append(search)
+        raise Closed("the handle went")
+
+    async def scenario(running):
+        channel, stream = stream_to(running)
+        # A thread opens the handle, which the next search finds.
+        await stream.write(frames.pack_requests([1], [search(X[5])]))
+        assert (await answers_of(stream, 1))[1]["ids"][0] == 5
+        monkeypatch.setattr(Searches, "now", gone)
+        await stream.write(frames.pack_requests([2], [search(X[7])]))
+        assert (await answers_of(stream, 1))[2]["ids"][0] == 7
+        assert len(asked) == 1
         await channel.close()
 
     served(database, scenario)

@@ -14,6 +14,8 @@ import pytest
 
 import vstore
 from vstore import F, errors
+from vstore.query import pipeline, planner
+from vstore.shard import sections
 from vstore.storage import LocalStore, MemoryStore, open_store
 from vstore.storage.wrappers import FaultStore, ForwardingStore, LatencyStore, StoreLatency, seeded_faults
 from vstore.storage.wrappers.faults import Fault
@@ -21,6 +23,12 @@ from vstore.storage.wrappers.faults import Fault
 N, DIM = 900, 8
 INDEX = vstore.IndexSettings(M=4, ef_construction=30, cluster_rows=32, block_rows=64, calibrate=False)
 N_STEPS = 60
+WAYS = {
+    "walks": {"hnsw", "cluster_acorn"},
+    "clusters": {"clusters", "exact"},
+    "sketches": {"sketches", "exact"},
+}
+"""How queries are answered on shards of which little is cached, and the plans that say so."""
 
 
 @pytest.fixture(params=["memory", "folder", "seaweed", "ceph"])
@@ -48,10 +56,15 @@ def settings(**given):
     return vstore.Settings(n_threads=1, background=False, io_concurrency=4, **given)
 
 
-def fill(store) -> None:
+def fill(store, sketched_code_bytes: int = 1 << 30) -> None:
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((N, DIM), dtype=np.float32)
-    with vstore.connect(store, settings=settings()) as db:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        vstore.connect(store, settings=settings()) as db,
+    ):
+        patch.setattr(sections, "SKETCHED_CODE_BYTES", sketched_code_bytes)
+        patch.setattr(sections, "SKETCH_BLOCK_ROWS", 16)
         collection = db.create_collection("c", dim=DIM, metric="l2", fields={"n": "int"}, index=INDEX)
         for start in (0, N // 2):
             part = slice(start, start + N // 2)
@@ -59,16 +72,21 @@ def fill(store) -> None:
             collection.flush()
 
 
-def questions():
-    """Return calls of a collection whose answers can be compared."""
+def questions(plans: set, **asked_for):
+    """Return calls of a collection whose answers can be compared; searches, with these arguments, tell
+    `plans` how they were answered.
+    """
+
+    def answer(collection, query, filter):
+        hits = collection.search(query, k=5, filter=filter, **asked_for)
+        plans.update(hits.receipt.plan.split(": ")[0].split(" on ")[0].split(" + "))
+        return hits.ids, hits.scores.tolist()
+
     rng = np.random.default_rng(2)
     queries = rng.standard_normal((12, DIM), dtype=np.float32)
     filters = (None, F.n < 50, F.n == 7, F.n.isin([1, 2, 3]))
     asked = [
-        lambda c, q=query, f=filter: (lambda hits: (hits.ids, hits.scores.tolist()))(
-            c.search(q, k=5, filter=f, ef=60)
-        )
-        for query, filter in itertools.product(queries, filters)
+        lambda c, q=query, f=filter: answer(c, q, f) for query, filter in itertools.product(queries, filters)
     ]
     asked += [lambda c, f=filter: c.count(filter=f) for filter in filters]
     asked += [lambda c, i=i: [(r.id, r.vector.tolist()) for r in c.get([i, i + 400])] for i in range(8)]
@@ -76,11 +94,20 @@ def questions():
 
 
 @pytest.mark.s3
-def test_every_answer_is_right_or_a_named_error(store, tmp_path):
-    fill(store)
-    asked = questions()
+@pytest.mark.parametrize("way", WAYS)
+def test_every_answer_is_right_or_a_named_error(store, tmp_path, monkeypatch, way):
+    monkeypatch.setattr(pipeline, "SKETCHED_SHARE", 0.0)
+    if way == "walks":
+        for limit in ("SCAN_ROWS", "SCAN_ROWS_UNFILTERED"):
+            monkeypatch.setattr(planner, limit, 0)
+    fill(store, 0 if way == "sketches" else 1 << 30)
+    plans: set[str] = set()
+    # So high a recall is the same answer by every plan, whatever is cached.
+    asked = questions(plans, **({"ef": 60} if way == "walks" else {"recall": 0.9999}))
+    cold = settings(cache_bytes=400_000, cold_plan="auto" if way == "walks" else "clusters")
     with vstore.connect(store, settings=settings(), read_only=True) as db:
         truth = [ask(db.collection("c")) for ask in asked]
+    plans.clear()
     faults = seeded_faults(
         11, error_rate=0.08, lost_rate=0.05, short_rate=0.08, flip_rate=0.12, stale_rate=0.3
     )
@@ -95,9 +122,7 @@ def test_every_answer_is_right_or_a_named_error(store, tmp_path):
         try:
             # Every few turns a new process, as it were: empty memory, and the disk tier of the last.
             if turn % 6 == 0:
-                db = vstore.connect(
-                    faulty, settings=settings(cache_bytes=400_000), cache_dir=cache, read_only=True
-                )
+                db = vstore.connect(faulty, settings=cold, cache_dir=cache, read_only=True)
             collection = db.collection("c")
             if turn % 4 == 0:
                 collection.refresh()
@@ -112,6 +137,7 @@ def test_every_answer_is_right_or_a_named_error(store, tmp_path):
     for fault in (Fault.ERROR, Fault.SHORT, Fault.FLIP, Fault.STALE):
         assert faulty.n_faults(fault) > 0
     assert waited
+    assert plans >= WAYS[way]
     check_what_is_kept(store, cache, asked, truth)
 
 

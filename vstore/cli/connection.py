@@ -40,14 +40,21 @@ def parse_filter(text: str | None) -> dict[str, Any] | None:
     """
     if text is None:
         return None
+    return read_object(text, "the filter", '{"year": {"$gte": 2020}}')
+
+
+def read_object(text: str, name: str, example: str) -> dict[str, Any]:
+    """Return a JSON object that was given as text.
+
+    Raises:
+        BadParameter (exit code 2): it is none; the message calls it `name` and shows the example.
+    """
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"the filter is no JSON ({error}): {text}") from error
+        raise typer.BadParameter(f"{name} is no JSON ({error}): {text}") from error
     if not isinstance(value, dict):
-        raise typer.BadParameter(
-            f'the filter must be a JSON object such as {{"year": {{"$gte": 2020}}}}, not {text}'
-        )
+        raise typer.BadParameter(f"{name} must be a JSON object such as {example}, not {text}")
     return value
 
 

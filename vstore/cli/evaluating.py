@@ -18,6 +18,7 @@ from vstore.cli.connection import (
     Place,
     Region,
     Uri,
+    read_object,
 )
 from vstore.cli.output import Talker, print_json
 from vstore.collection import Collection
@@ -176,20 +177,10 @@ def register(app: typer.Typer) -> None:
             tuple(sorted(depth or DEPTHS)),
             machine_price,
             service_price,
-            _settings(rerank_settings),
+            read_object(rerank_settings or "{}", "--rerank-settings", '{"views": 4}'),
             show,
             out,
             as_json,
         )
         with Place(uri, endpoint_url, region, addressing_style).open(read_only=True) as db:
             run(db.collection(collection), db.store, options)
-
-
-def _settings(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except ValueError as error:
-        raise typer.BadParameter(f"--rerank-settings is no JSON ({error}): {text}") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter(f"--rerank-settings must be a JSON object, not {text}")
-    return value

@@ -19,9 +19,9 @@ from vstore.lab.index import LabIndex
 from vstore.shard.space import to_space
 from vstore_kernels.build_rows import rows_for_build
 from vstore_kernels.gaps import row_gap
-from vstore_kernels.intrinsics import prefetch
 from vstore_kernels.jit import Int, kernel, part
 from vstore_kernels.layout import NO_NODE
+from vstore_kernels.scoring import prefetch_row
 
 _CHUNK: Final = 256
 _THREADS: Final = 2
@@ -59,11 +59,9 @@ def build_gamma(
 
 
 @part()
-def _prefetch_row(rows: NDArray[Any], node: Int) -> None:
+def _prefetch(rows: NDArray[Any], node: Int) -> None:
     n_bytes = rows.shape[1] * rows.itemsize
-    start = np.int64(rows.ctypes.data) + node * n_bytes
-    for line in range(0, n_bytes, 64):
-        prefetch(start, line)
+    prefetch_row(np.int64(rows.ctypes.data) + node * n_bytes, n_bytes)
 
 
 @kernel()
@@ -157,7 +155,7 @@ def _candidates(
         at = 0
         for t in range(M_beta):
             if links[here, t] >= 0:
-                _prefetch_row(rows, links[here, t])
+                _prefetch(rows, links[here, t])
         for t in range(M_beta):
             other = np.int64(links[here, t])
             if other < 0:

@@ -16,7 +16,7 @@ from vstore.filters import Filter
 from vstore.ingest.view import LiveShard
 from vstore.query.matching import matching_rows
 from vstore.query.passing import PassingRows
-from vstore.query.planner import Plan, ShardPlans, cold_plan, sketched_plan
+from vstore.query.planner import Plan, ShardPlans, cold_plan, few_plan, sketched_plan
 from vstore.query.policy import CERTAINLY_MIXED
 from vstore.query.request import SearchRequest
 from vstore.query.rounds import Pipeline
@@ -36,6 +36,8 @@ from vstore_kernels.scan import topk
 
 EXACT_ROWS = 16_384
 """An exact scan pins the vectors of at most this many rows at once."""
+FEW_ROWS: Final = 64
+"""Of so few the payload is read with the exact vectors, whichever are the nearest."""
 
 SKETCHED_SHARE: Final = 0.5
 """Of `ColdReads.code_bytes`: where more codes would be read, sketches are in their place."""
@@ -124,11 +126,15 @@ def plan_shard(
     plan = replace(plans.plan(request.query), correlation=plans.correlation(request.query))
     if cold.clusters and request.ef is None and plan.traversal != "exact" and not session.codes_known:
         plan = cold_plan(plan, session.head, request.k, request.recall)
-        if session.head.sketch_params is not None and plan.n_matching:
+        if plan.n_matching:
             params = _params(plan, request, cold)
             chosen = choose_blocks(session, request.query, passing, params).blocks
-            most_bytes = int(SKETCHED_SHARE * cold.code_bytes)
-            plan = sketched_plan(plan, code_bytes_of(session, chosen), most_bytes)
+            code_bytes = code_bytes_of(session, chosen)
+            if session.head.sketch_params is not None:
+                plan = sketched_plan(plan, code_bytes, int(SKETCHED_SHARE * cold.code_bytes))
+            if plan.n_matching <= FEW_ROWS:
+                vectors = vector_reads(_rows(session.n, passing), session.head)
+                plan = few_plan(plan, vectors, code_bytes + JOINED_BYTES * n_ranges(chosen))
     return Planned(plan, passing, chosen)
 
 
@@ -152,7 +158,7 @@ def search_shard(
     if plan.n_matching == 0:
         return answer
     if plan.traversal == "exact":
-        yield from _exact(answer, request, passing)
+        yield from (_few if plan.n_matching <= FEW_ROWS else _exact)(answer, request, passing)
         clock.lap("exact")
         return answer
     params = replace(_params(plan, request, cold), chosen=chosen)
@@ -238,9 +244,17 @@ def _rescore_rows(
     answer.n_rescored, answer.n_skipped = n_rescored, n_candidates - n_rescored
 
 
+def _few(answer: ShardAnswer, request: SearchRequest, passing: Bitmap | None) -> Pipeline[None]:
+    rows = _rows(answer.session.n, passing)
+    # Nothing is known of any: each could be the nearest.
+    estimates, spreads = np.zeros(len(rows), np.float32), np.full(len(rows), np.inf, np.float32)
+    yield from _rescore_rows(answer, request, rows, estimates, spreads, len(rows))
+    answer.found.n_distances = len(rows)
+
+
 def _exact(answer: ShardAnswer, request: SearchRequest, passing: Bitmap | None) -> Pipeline[None]:
     session = answer.session
-    rows = np.arange(session.n, dtype=np.int32) if passing is None else bitmap.indices(passing)
+    rows = _rows(session.n, passing)
     ids, distances = np.empty(0, np.int32), np.empty(0, np.float32)
     for start in range(0, len(rows), EXACT_ROWS):
         part = rows[start : start + EXACT_ROWS]
@@ -267,6 +281,26 @@ def n_within(rows: Int32s, head: ShardHead, n_bytes: int, k: int) -> int:
         fits = blocks_read(blocks[:n], join) * block_bytes <= n_bytes
         least, most = (n, most) if fits else (least, n - 1)
     return least
+
+
+def vector_reads(rows: Int32s, head: ShardHead) -> int:
+    """Return what reading the exact vectors of rows (int32[m], ascending) costs, in bytes: each request of
+    its own counts as the gap that stores read rather than ask twice.
+    """
+    block_bytes = head.vector_block_rows * head.dim * 4
+    blocks, join = rows // head.vector_block_rows, JOINED_BYTES // block_bytes
+    return blocks_read(blocks, join) * block_bytes + JOINED_BYTES * n_ranges(blocks, join)
+
+
+def n_ranges(blocks: Int32s, join: int = 0) -> int:
+    """Return how many ranges blocks (int32[b], ascending) are read in, where gaps of at most `join` are
+    read, too.
+    """
+    return int(len(blocks) > 0) + int((np.diff(blocks) > join + 1).sum())
+
+
+def _rows(n: int, passing: Bitmap | None) -> Int32s:
+    return np.arange(n, dtype=np.int32) if passing is None else bitmap.indices(passing)
 
 
 def _blocks(rows: Int32s, block_rows: int) -> list[int]:

@@ -210,6 +210,23 @@ def sketched_plan(plan: Plan, code_bytes: int, most_bytes: int) -> Plan:
     return replace(plan, traversal="sketches", reason=reason)
 
 
+def few_plan(plan: Plan, vectors: int, codes: int) -> Plan:
+    """Return the plan of a shard of which nothing is cached and few rows match.
+
+    Args:
+        plan: from `cold_plan` or `sketched_plan`.
+        vectors: what reading the exact vectors of all matching rows costs, in bytes.
+        codes: what reading the codes that the plan wants costs, in bytes.
+    """
+    if vectors >= codes:
+        return plan
+    reason = (
+        f"the exact vectors of all {plan.n_matching} matching rows cost {vectors / 1e6:.1f} MB to read, "
+        f"codes {codes / 1e6:.1f}"
+    )
+    return replace(plan, traversal="exact", reason=reason)
+
+
 class ShardPlans:
     """The plans of one shard for one filter, k, recall and ef, whatever the query. Thread-safe.
 

@@ -135,11 +135,7 @@ class Found:
 
     def one(self) -> OneAnswer:
         """Return the answer to the first query."""
-        ids = self.node_ids[0].tolist()
-        n = ids.index(layout.NO_NODE) if ids[-1] < 0 else len(ids)
-        return OneAnswer(
-            int(self.lacks[0]), ids[:n], self.distances[0, :n].tolist(), self.counters[0].tolist()
-        )
+        return next(self.part(slice(1)).each())
 
     def each(self) -> Iterator[OneAnswer]:
         """Yield the answer to each query."""

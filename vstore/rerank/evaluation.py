@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vstore.errors import InvalidInput, InvalidSetting
+from vstore.errors import InvalidInput, InvalidSetting, MissingDependency
 from vstore.rerank import metrics
 from vstore.rerank.plan import Rerank, as_stages
 from vstore.rerank.stage import ReadsObjects, apply
@@ -69,6 +69,12 @@ class QueryResult:
     ndcg_after: float
     before: tuple[Key, ...]
     after: tuple[Key, ...]
+
+    @property
+    def change(self) -> str:
+        """What the re-ranker did to nDCG, in words."""
+        gain = self.ndcg_after - self.ndcg_before
+        return f"nDCG {self.ndcg_before:.2f} to {self.ndcg_after:.2f} ({gain:+.2f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,21 +378,28 @@ def _page_lines(
         yield shown.rstrip()
 
 
-def draw(found: Evaluation, path: Path) -> None:
-    """Write a picture: nDCG with its interval, and the added milliseconds, by depth.
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure of this size in inches.
 
     Raises:
         MissingDependency: matplotlib cannot be imported.
     """
-    from vstore.errors import MissingDependency
-
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependency(
             f"the picture needs matplotlib ({error}); run: pip install 'vstore[lab]'"
         ) from error
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw(found: Evaluation, path: Path) -> None:
+    """Write a picture: nDCG with its interval, and the added milliseconds, by depth.
+
+    Raises:
+        MissingDependency: matplotlib cannot be imported.
+    """
+    figure = new_figure(9, 3.4)
     quality, cost = figure.subplots(1, 2)
     depths = [d.depth for d in found.depths]
     after = np.array([d.ndcg_after for d in found.depths])

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vstore.errors import InvalidInput, MissingDependency
+from vstore.errors import InvalidInput
 from vstore.rerank.documents import query_parts
-from vstore.rerank.evaluation import EvalQuery, Evaluation, QueryResult
+from vstore.rerank.evaluation import EvalQuery, Evaluation, QueryResult, new_figure
 from vstore.rerank.images import ImageReader
 from vstore.types import Key
 
@@ -57,8 +57,7 @@ def list_examples(
 def _lines(
     each: QueryResult, query: EvalQuery, documents: Mapping[Key, Mapping[str, Any] | None]
 ) -> Iterator[str]:
-    gain = each.ndcg_after - each.ndcg_before
-    yield f"**{asked_of(query)}**: nDCG {each.ndcg_before:.2f} to {each.ndcg_after:.2f} ({gain:+.2f})"
+    yield f"**{asked_of(query)}**: {each.change}"
     yield ""
     yield "| | before | after |"
     yield "| --- | --- | --- |"
@@ -105,24 +104,14 @@ def draw_examples(
     Raises:
         MissingDependency: matplotlib or Pillow cannot be imported.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependency(
-            f"the picture needs matplotlib ({error}); run: pip install 'vstore[lab]'"
-        ) from error
+    figure = new_figure(8.8, 2.35 * len(shown))
     photos = _photos(shown, documents, reader or ImageReader())
     if not photos:
         return False
-    figure = Figure(figsize=(8.8, 2.35 * len(shown)), layout="constrained")
     parts = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
     for part, each in zip(parts, shown, strict=True):
         query = queries[each.id]
-        gain = each.ndcg_after - each.ndcg_before
-        part.suptitle(
-            f"{asked_of(query)}: nDCG {each.ndcg_before:.2f} to {each.ndcg_after:.2f} ({gain:+.2f})",
-            fontsize=9,
-        )
+        part.suptitle(f"{asked_of(query)}: {each.change}", fontsize=9)
         for axes, name, ids in zip(
             part.subplots(2, SHOWN), ("before", "after"), (each.before, each.after), strict=True
         ):

@@ -89,9 +89,9 @@ def unpack_attributes(row: PayloadRow, fields: Shown) -> Attributes:
 @lru_cache(maxsize=256)
 def unpacker(fields: Shown) -> Callable[[PayloadRow], Attributes]:
     """Return `unpack_attributes` for these fields, quicker where every value is as it is stored."""
-    if any(name is None or kind == "datetime" for name, kind in fields):
+    names = _plain_names(fields)
+    if names is None:
         return lambda row: unpack_attributes(row, fields)
-    names = tuple(name for name, _ in fields if name is not None)
 
     def unpack_plain(row: PayloadRow) -> Attributes:
         values = row.values

@@ -384,7 +384,8 @@ def _optimizer(torch: Any, weights: dict[str, Any], settings: TrainSettings) -> 
         {"params": [w for w in weights.values() if w.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [w for w in weights.values() if w.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 @contextlib.contextmanager
