@@ -9,6 +9,7 @@ from typing import Any
 from vstore.collection import Collection
 from vstore.filters import FilterLike
 from vstore.ingest.view import CollectionView
+from vstore.query.alone import RowsOfOne
 from vstore.query.request import SearchRequest
 from vstore.query.together import search_together
 from vstore.shard.reader import Shard
@@ -59,3 +60,16 @@ def answer_from_memory(searches: Sequence[CheckedSearch], most_us: float = MOST_
     collection = first.collection
     answers = search_together(first.view, requests, collection._engine, collection._resident, most_us)
     return [None] * len(requests) if answers is None else answers
+
+
+def receipt_parts(hits: Hits) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the receipt's fields that all of its kind share, and those of this answer alone, by name.
+
+    The shared ones are the same map each time, to be changed by nobody: what is made of it can be kept.
+    None where it has no kind.
+
+    Args:
+        hits: as `answer_from_memory` gave them; what was changed since is not seen.
+    """
+    rows = hits._rows
+    return rows.receipt_parts() if type(rows) is RowsOfOne else None

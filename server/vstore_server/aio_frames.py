@@ -34,6 +34,10 @@ class AsyncFrames:
         self._stub = channel.stream_stream(path_of(METHOD))
         self._metadata = dial.metadata
         self._futures: dict[int, _Future] = {}
+        self._until_s: dict[int, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        """One for all calls, which all have the same time; it is that of the one that was first when it was
+        set."""
         self._numbers: list[int] = []
         self._requests: list[bytes] = []
         self._given_up: list[int] = []
@@ -65,8 +69,11 @@ class AsyncFrames:
         self._changed.set()
         if self._carrying is None:
             self._carrying = loop.create_task(self._carry())
-        # The server ends an overdue call itself; this is for one that does not answer at all.
-        timer = None if timeout_s is None else loop.call_later(timeout_s + GRACE_S, _overdue, future)
+        if timeout_s is not None:
+            # The server ends an overdue call itself; this is for one that does not answer at all.
+            self._until_s[number] = until_s = loop.time() + timeout_s + GRACE_S
+            if self._timer is None:
+                self._timer = loop.call_at(until_s, self._look_at_times, loop)
         try:
             return await future
         except TimeoutError:
@@ -77,12 +84,13 @@ class AsyncFrames:
             raise
         finally:
             self._futures.pop(number, None)
-            if timer is not None:
-                timer.cancel()
+            self._until_s.pop(number, None)
 
     async def close(self) -> None:
         """End the stream, and what waits for it."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._carrying is not None:
             if self._stream is None:
                 self._carrying.cancel()
@@ -91,6 +99,16 @@ class AsyncFrames:
                 # which may be closed by then.
                 self._stream.cancel()
             await asyncio.wait((self._carrying,))
+
+    def _look_at_times(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the calls whose time is over, and look again when the next one's is."""
+        now_s, self._timer = loop.time(), None
+        for number, until_s in self._until_s.items():
+            if until_s <= now_s and number in self._futures:
+                _overdue(self._futures[number])
+        left = [until_s for until_s in self._until_s.values() if until_s > now_s]
+        if left:
+            self._timer = loop.call_at(min(left), self._look_at_times, loop)
 
     def _give_up(self, number: int) -> None:
         """Have the server told that nobody waits for a call any more."""

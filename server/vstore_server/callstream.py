@@ -21,6 +21,7 @@ from vstore_server import errors
 from vstore_server.codec import Limits, Message, decode, encode
 from vstore_server.errors import DeadlineExceeded, LimitExceeded, MalformedMessage, ServerUnavailable
 from vstore_server.methods import CALLS, METHODS, Call, Method
+from vstore_server.plain import PlainSearch
 from vstore_server.searches import Searches
 
 MOST_BYTES = 64 << 10
@@ -31,6 +32,7 @@ Identify = Callable[[Method, Any], Call]
 Run = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
 Describe = Callable[[Any, Method, Exception, "Call | None"], dict[str, str]]
 SearchOf = Callable[[Message, Call], "CheckedSearch | None"]
+PlainSearchOf = Callable[[PlainSearch, Call], "CheckedSearch | None"]
 Shown = Callable[[Hits, Call], bytes]
 Note = Callable[[Method, "Call | None", float, "BaseException | None"], None]
 
@@ -45,6 +47,7 @@ class Answering:
         describe: returns what a caller may know of an error.
         note: told how each request ended.
         search_of: returns a request as a checked search, or None where it is none that memory answers.
+        plain_search_of: the same, of a plain search.
         shown: returns the answer of a search.
     """
 
@@ -53,6 +56,7 @@ class Answering:
     describe: Describe
     note: Note
     search_of: SearchOf
+    plain_search_of: PlainSearchOf
     shown: Shown
 
 

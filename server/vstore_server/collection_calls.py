@@ -58,6 +58,7 @@ class CollectionCalls:
         self.described = described
         self.limits = limits
         self._at = at
+        self._filters = CompiledFilters(described.schema)
         self._lock = threading.Lock()
         self._token = described.version_token
         self._has_to_see = False
@@ -404,7 +405,10 @@ class CollectionCalls:
 
     def _query(self, query: Any, k: int, filter: FilterLike, recall: float, ef: int | None) -> Message:
         schema = self.described.schema
-        request = search_request(query, k, filter, recall, ef, schema, CompiledFilters(schema))
+        filters = self._filters
+        if filters.schema is not schema:
+            self._filters = filters = CompiledFilters(schema)
+        request = search_request(query, k, filter, recall, ef, schema, filters)
         message = self._to_read()
         if request.filter is not None:
             message["filter"] = request.filter.to_dict()

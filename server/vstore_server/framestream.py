@@ -15,15 +15,19 @@ from typing import Any
 import grpc
 
 from vstore.errors import Closed
+from vstore.serving import CheckedSearch
 from vstore.types import Hits
+from vstore_server.alike import Kinds
 from vstore_server.callstream import Answering, check_size, method_of, timeout_of
 from vstore_server.codec import Message, decode, encode
 from vstore_server.errors import DeadlineExceeded, MalformedMessage, ServerUnavailable
 from vstore_server.frames import MOST_UNDER_WAY, pack_answers, unpack_requests
-from vstore_server.methods import FRAMES, Call, Method
+from vstore_server.methods import FRAMES, METHODS, Call, Method
+from vstore_server.plain import plain_search
 from vstore_server.searches import Searches, Waiting
 
 _EOF: Any = grpc.aio.EOF
+_SEARCH = METHODS["Search"]
 
 OnLane = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
 
@@ -67,7 +71,8 @@ class _Running:
         self.number, self.data = number, data
         self.started = time.perf_counter()
         self.method: Method = FRAMES
-        self.message: Message = {}
+        self.message: Message | None = None
+        """None while it was not decoded: it is of a kind that is known."""
         self.call: Call | None = None
         self.until_s: float | None = None
         self.waiting: Waiting | None = None
@@ -87,6 +92,7 @@ class _Stream:
     def __init__(self, of: FrameStreams, context: Any) -> None:
         self._of, self._context = of, context
         self._running: dict[int, _Running] = {}
+        self._kinds = Kinds()
         self._numbers: list[int] = []
         self._answers: list[bytes] = []
         self._n_under_way = 0
@@ -181,35 +187,59 @@ class _Stream:
 
     def _begin(self, one: _Running, caller: Call) -> None:
         of = self._of
-        check_size(one.data)
-        message = one.message = decode(one.data, of.answering.limits)
-        method = one.method = method_of(message)
         call = one.call = caller.another()
+        known = self._kinds.find(one.data)
+        search = None
+        try:
+            if known is not None:
+                plain, timeout_s = known
+                one.method = _SEARCH
+                one.until_s = None if timeout_s is None else one.started + timeout_s
+                search = of.answering.plain_search_of(plain, call)
+            else:
+                message = self._decode(one)
+                if one.method is _SEARCH:
+                    search = self._search_of(one, message, call)
+        except Closed:
+            # The handle went the moment before; a thread opens it again, or says what became of it.
+            pass
+        if search is None:
+            one.task = asyncio.ensure_future(self._on_lane(one))
+        elif of.searches.is_alone:
+            found: Hits | Exception | None
+            try:
+                found = of.searches.now(search)
+            except Closed as error:
+                found = error
+            self._found(one, found)
+        else:
+            one.waiting = of.searches.submit(call.caller.tenant, search, partial(self._found, one))
+
+    def _search_of(self, one: _Running, message: Message, call: Call) -> CheckedSearch | None:
+        """Return a request as a search from memory; what is beside its vector is remembered."""
+        answering = self._of.answering
+        plain = plain_search(message, answering.limits)
+        if plain is None:
+            return answering.search_of(message, call)
+        timeout_s = None if one.until_s is None else one.until_s - one.started
+        self._kinds.learn(one.data, message, plain, timeout_s)
+        return answering.plain_search_of(plain, call)
+
+    def _decode(self, one: _Running) -> Message:
+        check_size(one.data)
+        message = decode(one.data, self._of.answering.limits)
+        one.method = method_of(message)
         timeout_s = timeout_of(message)
         one.until_s = None if timeout_s is None else one.started + timeout_s
-        if method.name == "Search":
-            try:
-                search = of.answering.search_of(message, call)
-            except Closed:
-                # The handle went the moment before; a thread opens it again, or says what became of it.
-                search = None
-            if search is not None:
-                if of.searches.is_alone:
-                    found: Hits | Exception | None
-                    try:
-                        found = of.searches.now(search)
-                    except Closed as error:
-                        found = error
-                    self._found(one, found)
-                else:
-                    one.waiting = of.searches.submit(call.caller.tenant, search, partial(self._found, one))
-                return
-        one.task = asyncio.ensure_future(self._on_lane(one))
+        one.message = message
+        return message
 
     def _found(self, one: _Running, found: Hits | Exception | None) -> None:
         """Answer a search that memory answered, or have a thread do it."""
         call = one.call
         assert call is not None
+        # It refers back: neither would go before the collector of cycles came round.
+        one.waiting = None
         try:
             if one.until_s is not None and time.perf_counter() > one.until_s:
                 raise DeadlineExceeded("the call took longer than its deadline")
@@ -225,10 +255,11 @@ class _Stream:
     async def _on_lane(self, one: _Running) -> None:
         call = one.call
         assert call is not None
-        left_s = None if one.until_s is None else one.until_s - time.perf_counter()
         try:
+            message = self._decode(one) if one.message is None else one.message
+            left_s = None if one.until_s is None else one.until_s - time.perf_counter()
             async with asyncio.timeout(left_s):
-                answer = await self._of.on_lane(one.method, one.data, one.message, call)
+                answer = await self._of.on_lane(one.method, one.data, message, call)
         except TimeoutError:
             call.cancel()
             self._failed(one, DeadlineExceeded("the call took longer than its deadline"))

@@ -214,9 +214,7 @@ def _column(column: Column) -> Any:
 
 def hits_message(hits: Hits) -> Message:
     """Return an answer as columns of hits, and its receipt."""
-    message: Message = hits.columns()
-    message["receipt"] = receipt_message(hits.receipt)
-    return message
+    return {**hits.columns(), "receipt": receipt_message(hits.receipt)}
 
 
 def read_hits(message: Message) -> Hits:

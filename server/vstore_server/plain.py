@@ -25,6 +25,7 @@ class PlainSearch(NamedTuple):
     k: int
     recall: float
     ef: int | None
+    at_least: str | None
 
 
 def plain_search(message: Message, limits: Limits) -> PlainSearch | None:
@@ -43,7 +44,7 @@ def plain_search(message: Message, limits: Limits) -> PlainSearch | None:
     ):
         return None
     query = _vector(message.get("query"))
-    return None if query is None else PlainSearch(name, query, k, recall, ef)
+    return None if query is None else PlainSearch(name, query, k, recall, ef, at_least)
 
 
 def _vector(value: Any) -> Float32s | None:

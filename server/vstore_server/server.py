@@ -74,6 +74,7 @@ class Server:
             self._described,
             self.observer.finished,
             service.search_of,
+            service.plain_search_of,
             service.hits_answer,
         )
         self._streams = CallStreams(answering, self._searches, self._run_decoded)
@@ -133,6 +134,7 @@ class Server:
             await self._active.stop(self._server, self._settings.drain_s if grace_s is None else grace_s)
         for lane in self._lanes.values():
             await lane.close()
+        await self._searches.close()
         await self._endpoint.stop()
         await asyncio.to_thread(self._service.close)
 

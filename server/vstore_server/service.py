@@ -16,7 +16,7 @@ from vstore import BatchHits, Collection, Database, Hits, IndexSettings, Rerank
 from vstore.cancel import checking
 from vstore.errors import InvalidSetting, nearest
 from vstore.rerank.callables import FUSION, as_reranker, name_of
-from vstore.serving import CheckedSearch, checked_search
+from vstore.serving import CheckedSearch, checked_search, receipt_parts
 from vstore.types import Candidate, Reranker
 from vstore_server import messages
 from vstore_server.codec import Limits, Message, decode, encode, prepare
@@ -25,9 +25,10 @@ from vstore_server.images import check_image
 from vstore_server.messages import Reader
 from vstore_server.methods import METHODS, Call
 from vstore_server.observe import Observer
-from vstore_server.plain import plain_search
+from vstore_server.plain import PlainSearch, plain_search
 from vstore_server.replies import MAX_KEY_CHARACTERS, Replies
 from vstore_server.requests import written
+from vstore_server.shown import PackedReceipts
 from vstore_server.versions import VersionMethods
 
 __all__ = ["BATCH_SLICE", "METHODS", "Call", "Service"]
@@ -63,6 +64,7 @@ class Service(VersionMethods):
         prepare()
         self._observer = observer or Observer(slow_ms=math.inf)
         self._replies = Replies()
+        self._packed = PackedReceipts()
         self.reads_plainly = True
         """Whether searches that are as most are may be read the quick way (`plain`)."""
         self._run: dict[str, Callable[[Reader, Call], Message]] = {
@@ -271,13 +273,7 @@ class Service(VersionMethods):
             return None
         plain = plain_search(message, self.limits) if self.reads_plainly else None
         if plain is not None:
-            name = plain.collection
-            call.caller.check_collection(name)
-            call.collection = name[:128]
-            collection = self._handles.fresh(name, message.get("at_least"))
-            if collection is None:
-                return None
-            return checked_search(collection, plain.query, plain.k, None, plain.recall, plain.ef)
+            return self.plain_search_of(plain, call)
         reader = Reader(message, "Search")
         self._reading(reader, call)
         asked = self._asked(reader)
@@ -288,9 +284,26 @@ class Service(VersionMethods):
             return None
         return checked_search(collection, asked.query, asked.k, **asked.settings)
 
+    def plain_search_of(self, plain: PlainSearch, call: Call) -> CheckedSearch | None:
+        """As `search_of`, for a plain search."""
+        name = plain.collection
+        call.caller.check_collection(name)
+        call.collection = name[:128]
+        collection = self._handles.fresh(name, plain.at_least)
+        if collection is None:
+            return None
+        return checked_search(collection, plain.query, plain.k, None, plain.recall, plain.ef)
+
     def hits_answer(self, hits: Hits, call: Call) -> bytes:
-        """Return the answer of a `Search`."""
-        answer = encode(self._shown(hits, call))
+        """Return the answer of a `Search` that memory answered."""
+        parts = receipt_parts(hits)
+        if parts is None:
+            answer = encode(self._shown(hits, call))
+        else:
+            shared, own = parts
+            answer = self._packed.answer(hits, shared, own)
+            call.receipt = {**shared, **own}
+            self._observer.searched([call.receipt])
         self._check_size(answer)
         return answer
 

@@ -34,26 +34,38 @@ class Account:
 
     def values(self) -> dict[str, Any]:
         """Return every field of the receipt by name; a new map each time."""
+        parts = self.parts()
+        if parts is None:
+            return self._all_values()
+        shared, own = parts
+        values = {**shared, **own, "rerank": []}
+        values["plans"] = [plan.copy() for plan in shared["plans"]]
+        return values
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return the fields that all receipts of a kind share, and those of this one alone.
+
+        The shared ones are the same map each time, which nobody may change. None where it has no kind.
+        """
         if self.n_memtable or self.meter is not None or not self.planned:
-            return self._all_values()
+            return None
         if any(planned.plans.varies_around for planned in self.planned):
-            return self._all_values()
+            return None
         told = self.planned[0].told
         key = (self.n_live, *map(id, self.plans))
         known = told.get(key)
         if known is None:
             if len(told) >= REMEMBERED_RECEIPTS:
                 told.clear()
-            known = told[key] = tuple(self.plans), self._all_values()
-        values = known[1].copy()
-        values["plans"] = [plan.copy() for plan in values["plans"]]
-        values["timings_ms"], values["rerank"] = self.timings_ms, []
-        values["n_cache_hits"] = self.n_cache_hits
+            shared = self._all_values()
+            for name in _OWN:
+                del shared[name]
+            known = told[key] = tuple(self.plans), shared
         counters: Any = self.counters
         row = counters[0] if len(counters) == 1 else [sum(of) for of in zip(*counters, strict=True)]
-        for name, position in _WORK_PLACES:
-            values[name] = int(row[position])
-        return values
+        own: dict[str, Any] = {name: int(row[position]) for name, position in _WORK_PLACES}
+        own["n_cache_hits"], own["timings_ms"] = self.n_cache_hits, self.timings_ms
+        return known[1], own
 
     def _all_values(self) -> dict[str, Any]:
         plans = [
@@ -83,6 +95,7 @@ _WORK: Final = (
     layout.N_SKIPPED,
 )
 _WORK_PLACES: Final = tuple(zip(Work._fields, _WORK, strict=True))
+_OWN: Final = (*Work._fields, "n_cache_hits", "timings_ms")
 
 
 def _correlated(plan: Plan, correlation: float | None) -> Plan:

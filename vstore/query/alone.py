@@ -80,9 +80,16 @@ class RowsOfOne(ShownRows):
 
     def receipt_values(self) -> dict[str, Any]:
         """Return every field of the receipt by name."""
+        return self._account().values()
+
+    def receipt_parts(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """As `Account.parts`."""
+        return self._account().parts()
+
+    def _account(self) -> Account:
         block_rows = self._ready.head.payload_block_rows
         filter_s, traverse_s, payload_s = self._spent_s
-        account = Account(
+        return Account(
             self._query,
             [self._ready],
             [self._planned],
@@ -96,7 +103,6 @@ class RowsOfOne(ShownRows):
             {"filter": filter_s * 1e3, "traverse": traverse_s * 1e3, "payload": payload_s * 1e3},
             self._engine,
         )
-        return account.values()
 
     def _payload(self) -> list[PayloadRow]:
         block_rows = self._ready.head.payload_block_rows
