@@ -139,10 +139,19 @@ class Searches:
             for group in groups.values():
                 self._tell(group, _answers(group))
         else:
-            self._n_free -= 1
-            self._pool.submit(self._answer_apart, loop, list(groups.values()))
+            self._start(loop, list(groups.values()))
         if self._n_waiting:
             self._call_soon(loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop, groups: Sequence[list[Waiting]]) -> None:
+        try:
+            self._pool.submit(self._answer_apart, loop, groups)
+        except RuntimeError:
+            # The threads have ended: the last of a server that stops.
+            for group in groups:
+                self._tell(group, _answers(group))
+        else:
+            self._n_free -= 1
 
     def _answer_apart(self, loop: asyncio.AbstractEventLoop, groups: Sequence[list[Waiting]]) -> None:
         """Answer groups on this thread, and tell on the loop."""
