@@ -19,7 +19,7 @@ from vstore.database import check_schema
 from vstore.errors import Closed, InvalidInput, VstoreError
 from vstore.types import Schema
 from vstore_server import messages
-from vstore_server.codec import Limits, Message, decode, encode
+from vstore_server.codec import SMALL_BYTES, Limits, Message, decode, decode_small, encode
 from vstore_server.errors import ProtocolError, error_from
 from vstore_server.messages import PROTOCOL, read_value
 
@@ -111,7 +111,7 @@ def read_answer(data: bytes) -> Message:
         ProtocolError: it cannot be read.
     """
     try:
-        return decode(data, ANSWER_LIMITS)
+        return decode_small(data) if len(data) <= SMALL_BYTES else decode(data, ANSWER_LIMITS)
     except InvalidInput as error:
         raise ProtocolError(f"the server's answer cannot be read: {error}") from None
 

@@ -18,15 +18,17 @@ from vstore.errors import Closed, VstoreError
 from vstore.serving import CheckedSearch
 from vstore.types import Hits
 from vstore_server import errors
+from vstore_server.alike import Kinds
 from vstore_server.codec import Limits, Message, decode, encode
 from vstore_server.errors import DeadlineExceeded, LimitExceeded, MalformedMessage, ServerUnavailable
 from vstore_server.methods import CALLS, METHODS, Call, Method
-from vstore_server.plain import PlainSearch
+from vstore_server.plain import PlainSearch, plain_search
 from vstore_server.searches import Searches
 
 MOST_BYTES = 64 << 10
 """Requests of a stream are decoded where all streams are served, so they must be small."""
 _EOF: Any = grpc.aio.EOF
+_SEARCH = METHODS["Search"]
 
 Identify = Callable[[Method, Any], Call]
 Run = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
@@ -76,7 +78,7 @@ class CallStreams:
 
     async def serve(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """Serve one stream until its caller ends it, or the server closes."""
-        task = asyncio.current_task()
+        task, kinds = asyncio.current_task(), Kinds()
         assert task is not None
         while True:
             if self._closing.is_set():
@@ -94,7 +96,7 @@ class CallStreams:
                 return
             self._searches.n_under_way += 1
             try:
-                await context.write(await self._answer(data, context))
+                await context.write(await self._answer(data, kinds, context))
             finally:
                 self._searches.n_under_way -= 1
 
@@ -104,18 +106,25 @@ class CallStreams:
         for task in list(self._idle):
             task.cancel()
 
-    async def _answer(self, data: bytes, context: Any) -> bytes:
+    async def _answer(self, data: bytes, kinds: Kinds, context: Any) -> bytes:
         started = time.perf_counter()
         method = CALLS
         call: Call | None = None
         failure: BaseException | None = None
         try:
+            known = kinds.find(data) if self._searches.is_alone else None
+            if known is not None:
+                method = _SEARCH
+                call = self._on.identify(method, context)
+                answer = self._plain_at_once(known[0], call)
+                if answer is not None:
+                    return answer
             check_size(data)
             message = decode(data, self._on.limits)
             method = method_of(message)
             call = self._on.identify(method, context)
             if method.name == "Search" and self._searches.is_alone:
-                answer = self._at_once(message, call)
+                answer = self._at_once(data, kinds, message, call)
                 if answer is not None:
                     return answer
             return await self._in_time(method, data, message, call)
@@ -130,17 +139,32 @@ class CallStreams:
         finally:
             self._on.note(method, call, started, failure)
 
-    def _at_once(self, message: Message, call: Call) -> bytes | None:
-        """Return the answer of a search that memory has and that waits for no other: before any deadline."""
-        plain = message
+    def _at_once(self, data: bytes, kinds: Kinds, message: Message, call: Call) -> bytes | None:
+        """Return the answer of a search that memory has and that waits for no other: before any deadline.
+
+        What is beside its vector is remembered.
+        """
+        asked, timeout_s = message, None
         if "timeout_ms" in message:
-            plain = message.copy()
-            timeout_of(plain)
+            asked = message.copy()
+            timeout_s = timeout_of(asked)
+        plain = plain_search(asked, self._on.limits)
+        if plain is not None:
+            kinds.learn(data, asked, plain, timeout_s)
+            return self._plain_at_once(plain, call)
         try:
-            search = self._on.search_of(plain, call)
-            hits = None if search is None else self._searches.now(search)
+            return self._now(self._on.search_of(asked, call), call)
         except Closed:
             return None
+
+    def _plain_at_once(self, plain: PlainSearch, call: Call) -> bytes | None:
+        try:
+            return self._now(self._on.plain_search_of(plain, call), call)
+        except Closed:
+            return None
+
+    def _now(self, search: CheckedSearch | None, call: Call) -> bytes | None:
+        hits = None if search is None else self._searches.now(search)
         return None if hits is None else self._on.shown(hits, call)
 
     async def _in_time(self, method: Method, data: bytes, message: Message, call: Call) -> bytes:

@@ -29,6 +29,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The element types of arrays on the wire; all little-endian."""
 
+SMALL_BYTES = 64 << 10
+"""A message of so many bytes becomes a few megabytes of objects at most."""
+
 _OK, _TRUNCATED, _TRAILING, _DEEP, _MANY, _LONG, _RESERVED, _EXTENSION = range(8)
 _REASONS = {
     _TRUNCATED: "it ends inside a value",
@@ -119,13 +122,34 @@ def decode(data: bytes, limits: Limits) -> Message:
     status, offset = _scan(np.frombuffer(data, dtype=np.uint8), limits.depth, limits.items, limits.text_bytes)
     if status != _OK:
         raise _refusal(int(status), int(offset), limits)
+    return _unpacked(data)
+
+
+def decode_small(data: bytes) -> Message:
+    """As `decode`, for a message that is too small to become much, whatever its bytes say: not scanned.
+
+    Raises:
+        MalformedMessage: not msgpack, not a map, or with bytes behind it.
+    """
+    if len(data) > SMALL_BYTES:
+        raise LimitExceeded(f"the message has {len(data)} bytes; small ones have at most {SMALL_BYTES}")
+    return _unpacked(data)
+
+
+def _unpacked(data: bytes) -> Message:
     try:
-        message = msgpack.unpackb(data, raw=False, timestamp=3, strict_map_key=True)
+        message = msgpack.unpackb(
+            data, raw=False, timestamp=3, strict_map_key=True, ext_hook=_refuse_extension
+        )
     except (ValueError, OverflowError, TypeError, msgpack.UnpackException) as error:
         raise MalformedMessage(f"the message is no valid msgpack: {error}") from None
     if not isinstance(message, dict):
         raise MalformedMessage(f"the message is a {type(message).__name__}; it must be a map of fields")
     return message
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"it has an extension of type {code}, which is no timestamp")
 
 
 def pack_array(array: npt.NDArray[Any]) -> Message:

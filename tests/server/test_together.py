@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vstore
+from vstore.errors import InvalidInput
 from vstore.serving import answer_from_memory, checked_search, receipt_parts
 from vstore_server import messages, searches, shown
 from vstore_server.alike import MOST_KINDS, Kinds
 from vstore_server.auth import ANYBODY
 from vstore_server.callstream import method_of, timeout_of
-from vstore_server.codec import Limits, decode, encode
+from vstore_server.codec import SMALL_BYTES, Limits, decode, decode_small, encode
+from vstore_server.errors import LimitExceeded, MalformedMessage
 from vstore_server.methods import Call
 from vstore_server.plain import plain_search
 from vstore_server.searches import MOST_TOGETHER, Searches
@@ -124,7 +126,9 @@ def test_few_kinds_are_kept_and_the_last_stay():
 def test_packed_by_parts_an_answer_is_the_same_message(state, monkeypatch):
     monkeypatch.setattr(shown, "MOST_KINDS", 2)
     with vstore.connect("memory://") as database:
-        made = database.create_collection("c", dim=DIM, metric="cosine", fields={"year": "int", "name": "str"})
+        made = database.create_collection(
+            "c", dim=DIM, metric="cosine", fields={"year": "int", "name": "str"}
+        )
         for start in (0, 300) if state == "more shards" else (0,):
             rows = range(start, start + 300)
             made.upsert(rows, X[start : start + 300], {"year": [i % 5 for i in rows], "name": ["n"] * 300})
@@ -206,3 +210,26 @@ def test_what_goes_wrong_on_the_thread_is_told_to_all(held, monkeypatch):
         await waiting.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60), st.integers(0, 200), st.binary(max_size=4))
+def test_a_small_message_is_read_as_a_scanned_one(noise, cut, tail):
+    """The scan is stricter in nothing that a message of this size could do harm with."""
+    whole = request(X[0])
+    for data in (noise, whole[:cut], whole[:cut] + tail + whole[cut:], b"\x81\xa1a" + noise):
+        try:
+            scanned = decode(data, Limits())
+        except InvalidInput:
+            with pytest.raises(InvalidInput):
+                decode_small(data)
+        else:
+            assert repr(decode_small(data)) == repr(scanned)
+
+
+def test_a_message_that_is_not_small_is_not_taken_for_small():
+    data = encode({"a": b"x" * SMALL_BYTES})
+    with pytest.raises(LimitExceeded):
+        decode_small(data)
+    with pytest.raises(MalformedMessage):
+        decode_small(bytes.fromhex("81a161d40578"))
