@@ -66,7 +66,8 @@ class Server:
         self._endpoint = Endpoint(self.observer.registry, lambda: self._serving)
         self.metrics_address: str | None = None
         self._secrets = (database.url,)
-        self._searches = Searches(self._settings.max_waiting)
+        # One core is left to the loop, which reads the next searches and writes the last answers.
+        self._searches = Searches(chosen.max_waiting, max(1, chosen.n_search_threads - 1))
         service = self._service
         answering = Answering(
             chosen.limits,
