@@ -1,17 +1,14 @@
-"""Searches that need nothing but memory: answered together where several are there.
+"""Searches that need nothing but memory: answered on the event loop, together where several are there.
 
-Handing work to a thread and its answer back costs more than one such search takes: few at a time are answered
-on the event loop. Of many, a thread runs the kernel, without the interpreter's lock, while the loop reads the
-next and writes the last. Those that would read, or take long, go to the lanes' threads.
+Handing work to a thread and its answer back costs more than such a search takes. Those that would read, or
+take long, go to the lanes' threads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +17,7 @@ from vstore.types import Hits
 from vstore_server.lanes import busy
 
 MOST_TOGETHER = 8
-"""Searches of one kernel call: while a client reads these answers, the next are found."""
-LEAST_APART = 3
-"""So many that wait at once are worth a thread."""
+"""Searches between two looks at the sockets: while a client reads these answers, the next are found."""
 
 Answered = Callable[["Hits | Exception | None"], None]
 """Takes hits, or what went wrong, or None where a thread must find them."""
@@ -42,18 +37,14 @@ class Searches:
     """Answers from memory for all connections of one server. Belongs to its event loop.
 
     A search that comes alone is answered at once. Where others are under way it waits for the end of the
-    loop's turn, or for a thread, and what came until then is answered by one kernel call for each kind.
-    Tenants take turns.
+    loop's turn, and what came in that turn is answered by one kernel call for each kind. Tenants take turns.
 
     Args:
         max_waiting: searches that may wait; one tenant may hold half of them.
-        n_threads: kernel calls at a time.
     """
 
-    def __init__(self, max_waiting: int, n_threads: int = 1) -> None:
+    def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
-        self._n_free = n_threads
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="vstore-together")
         self._waiting: OrderedDict[str, deque[Waiting]] = OrderedDict()
         self._n_waiting = 0
         self._is_due = False
@@ -116,10 +107,6 @@ class Searches:
         self._call_soon(asyncio.get_running_loop())
         return mine
 
-    async def close(self) -> None:
-        """Wait for what runs; submit no more."""
-        await asyncio.to_thread(self._pool.shutdown, wait=True)
-
     def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._is_due:
             self._is_due = True
@@ -127,51 +114,13 @@ class Searches:
 
     def _answer_some(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_due = False
-        if not self._n_free:
-            # The next gather until a thread is free.
-            return
         groups: dict[tuple[Any, ...], list[Waiting]] = {}
-        n_taken = 0
         for one in self._take():
             groups.setdefault(one.search.group, []).append(one)
-            n_taken += 1
-        if n_taken < LEAST_APART:
-            for group in groups.values():
-                self._tell(group, _answers(group))
-        else:
-            self._start(loop, list(groups.values()))
+        for group in groups.values():
+            self._answer_group(group)
         if self._n_waiting:
             self._call_soon(loop)
-
-    def _start(self, loop: asyncio.AbstractEventLoop, groups: Sequence[list[Waiting]]) -> None:
-        try:
-            self._pool.submit(self._answer_apart, loop, groups)
-        except RuntimeError:
-            # The threads have ended: the last of a server that stops.
-            for group in groups:
-                self._tell(group, _answers(group))
-        else:
-            self._n_free -= 1
-
-    def _answer_apart(self, loop: asyncio.AbstractEventLoop, groups: Sequence[list[Waiting]]) -> None:
-        """Answer groups on this thread, and tell on the loop."""
-        answers = [_answers(group) for group in groups]
-        with contextlib.suppress(RuntimeError):
-            # The loop may be closed: nobody waits then.
-            loop.call_soon_threadsafe(self._answered_apart, loop, groups, answers)
-
-    def _answered_apart(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        groups: Sequence[list[Waiting]],
-        answers: Sequence[Sequence[Hits | None] | Exception],
-    ) -> None:
-        self._n_free += 1
-        if self._n_waiting and not self._is_due:
-            # First, so that the thread runs while these are told.
-            self._answer_some(loop)
-        for group, found in zip(groups, answers, strict=True):
-            self._tell(group, found)
 
     def _take(self) -> list[Waiting]:
         """Take those whose turn it is, round the tenants; who gave up is passed over."""
@@ -188,21 +137,15 @@ class Searches:
                 taken.append(one)
         return taken
 
-    def _tell(self, group: Sequence[Waiting], answers: Sequence[Hits | None] | Exception) -> None:
+    def _answer_group(self, group: list[Waiting]) -> None:
         self.n_answered += len(group)
         if len(group) > 1:
             self.n_together += len(group)
-        if isinstance(answers, Exception):
+        try:
+            answers = answer_from_memory([one.search for one in group])
+        except Exception as error:
             for one in group:
-                one.answered(answers)
+                one.answered(error)
             return
         for one, hits in zip(group, answers, strict=True):
-            if not one.given_up:
-                one.answered(hits)
-
-
-def _answers(group: Sequence[Waiting]) -> Sequence[Hits | None] | Exception:
-    try:
-        return answer_from_memory([one.search for one in group])
-    except Exception as error:
-        return error
+            one.answered(hits)

@@ -66,8 +66,7 @@ class Server:
         self._endpoint = Endpoint(self.observer.registry, lambda: self._serving)
         self.metrics_address: str | None = None
         self._secrets = (database.url,)
-        # One core is left to the loop, which reads the next searches and writes the last answers.
-        self._searches = Searches(chosen.max_waiting, max(1, chosen.n_search_threads - 1))
+        self._searches = Searches(self._settings.max_waiting)
         service = self._service
         answering = Answering(
             chosen.limits,
@@ -135,7 +134,6 @@ class Server:
             await self._active.stop(self._server, self._settings.drain_s if grace_s is None else grace_s)
         for lane in self._lanes.values():
             await lane.close()
-        await self._searches.close()
         await self._endpoint.stop()
         await asyncio.to_thread(self._service.close)
 

@@ -1,9 +1,6 @@
-"""Many searches at once: the kernel on a thread, requests alike read once, receipts packed by parts."""
+"""Many alike: requests that differ in the vector alone, receipts packed by parts, small answers unscanned."""
 
 from __future__ import annotations
-
-import asyncio
-import threading
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from hypothesis import strategies as st
 import vstore
 from vstore.errors import InvalidInput
 from vstore.serving import answer_from_memory, checked_search, receipt_parts
-from vstore_server import messages, searches, shown
+from vstore_server import messages, shown
 from vstore_server.alike import MOST_KINDS, Kinds
 from vstore_server.auth import ANYBODY
 from vstore_server.callstream import method_of, timeout_of
@@ -21,7 +18,6 @@ from vstore_server.codec import SMALL_BYTES, Limits, decode, decode_small, encod
 from vstore_server.errors import LimitExceeded, MalformedMessage
 from vstore_server.methods import Call
 from vstore_server.plain import plain_search
-from vstore_server.searches import MOST_TOGETHER, Searches
 from vstore_server.service import Service
 
 DIM = 8
@@ -151,65 +147,6 @@ def test_packed_by_parts_an_answer_is_the_same_message(state, monkeypatch):
                     assert call.receipt == wanted["receipt"]
         assert (n_packed > 0) == (state == "one shard")
         service.close()
-
-
-def test_the_next_gather_while_a_kernel_runs(held, monkeypatch):
-    gate, reached, sizes = threading.Event(), threading.Event(), []
-
-    def answered(group):
-        sizes.append(len(group))
-        if threading.current_thread() is not threading.main_thread():
-            reached.set()
-            assert gate.wait(20)
-        return answer_from_memory(group)
-
-    monkeypatch.setattr(searches, "answer_from_memory", answered)
-
-    async def scenario():
-        waiting = Searches(max_waiting=100)
-        waiting.n_under_way = 20
-        checked = [checked_search(held, q, 2, None, 0.95, None) for q in X[:20]]
-
-        def ask(some):
-            return [asyncio.ensure_future(waiting.answer("a", one)) for one in some]
-
-        first = ask(checked[:4])
-        # The loop is free while the kernel runs.
-        await asyncio.to_thread(reached.wait, 20)
-        second = ask(checked[4:7])
-        await asyncio.sleep(0)
-        third = ask(checked[7:9])
-        await asyncio.sleep(0)
-        assert sizes == [4]
-        third[1].cancel()
-        gate.set()
-        found = await asyncio.gather(*first, *second, third[0])
-        assert [hits.ids[0] for hits in found] == list(range(8))
-        # The one that was called off was passed over.
-        assert sizes == [4, 4]
-        await waiting.close()
-        # A thread that is gone leaves the loop to answer.
-        assert [h.ids[0] for h in await asyncio.gather(*ask(checked[:5]))] == [0, 1, 2, 3, 4]
-
-    assert MOST_TOGETHER >= 5
-    asyncio.run(asyncio.wait_for(scenario(), 60))
-
-
-def test_what_goes_wrong_on_the_thread_is_told_to_all(held, monkeypatch):
-    def broken(group):
-        raise ZeroDivisionError("broken")
-
-    monkeypatch.setattr(searches, "answer_from_memory", broken)
-
-    async def scenario():
-        waiting = Searches(max_waiting=100)
-        waiting.n_under_way = 20
-        checked = [checked_search(held, q, 2, None, 0.95, None) for q in X[:6]]
-        told = await asyncio.gather(*(waiting.answer("a", one) for one in checked), return_exceptions=True)
-        assert [type(one) for one in told] == [ZeroDivisionError] * 6
-        await waiting.close()
-
-    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 @settings(max_examples=300, deadline=None)
