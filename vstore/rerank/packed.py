@@ -11,6 +11,8 @@ read is not computed, and what the formulas cancel is not either:
 - A key's bias adds the same to all of a query's scores, which softmax takes away. A value's bias comes out of
   attention as it went in, because its weights add up to 1, and is added once behind the next product.
 - Products are added to what they are to be added to, in place: the residual, with the bias.
+- Whatever is large is written where an earlier part's was. Memory that is fresh at every step comes from the
+  system page by page, zeroed: that took as long as all layer norms and half of attention.
 
 Scores equal those of the transformers model to float32 rounding.
 """
@@ -32,6 +34,8 @@ from vstore.types import Float32s
 
 PART_TOKENS = 1024
 """Tokens of a part, about: more would leave the processor's cache, fewer would read the weights too often."""
+BLOCK_VALUES = 98_304
+"""Values, about, of a result that torch allocates itself: a block so small is used again and again."""
 TRUNKS = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta"}
 """The encoder's name in a classification model, by the kind of model."""
 
@@ -53,12 +57,17 @@ class PackedEncoder:
         config = model.config
         self._roberta = TRUNKS[config.model_type] == "roberta"
         trunk = getattr(model, TRUNKS[config.model_type])
-        self._embeddings = trunk.embeddings
+        embeddings = trunk.embeddings
+        self._words = embeddings.word_embeddings.weight.detach()
+        self._types = embeddings.token_type_embeddings.weight.detach()
+        self._embedding_norm = embeddings.LayerNorm
         self._pooler: Any = getattr(trunk, "pooler", None)
         self._width = int(config.hidden_size)
         self._n_heads = int(config.num_attention_heads)
         self._wide = int(config.intermediate_size)
-        self._first_position = int(config.pad_token_id) + 1 if self._roberta else 0
+        first_position = int(config.pad_token_id) + 1 if self._roberta else 0
+        self._positions = embeddings.position_embeddings.weight.detach()[first_position:]
+        self._block_rows = max(BLOCK_VALUES // self._width, 1)
         *layers, last = trunk.encoder.layer
         self._layers = [_Layer(torch, layer) for layer in layers]
         self._last = _LastLayer(last)
@@ -106,41 +115,53 @@ class PackedEncoder:
         ]
 
     def _scored(self, pairs: Sequence[dict[str, list[int]]]) -> Float32s:
-        torch = self._torch
-        with torch.inference_mode():
-            lengths = [len(pair["input_ids"]) for pair in pairs]
-            flat = {
-                name: torch.tensor([[token for pair in pairs for token in pair[name]]])
-                for name in ("input_ids", "token_type_ids")
-                if name in pairs[0]
-            }
-            positions = [self._first_position + i for length in lengths for i in range(length)]
-            tokens = self._embeddings(position_ids=torch.tensor([positions]), **flat)[0]
+        with self._torch.inference_mode():
             runs, row, first = [], 0, 0
-            for length, same in groupby(lengths):
+            for length, same in groupby(len(pair["input_ids"]) for pair in pairs):
                 n = len(list(same))
                 runs.append(_Run(slice(row, row + n * length), slice(first, first + n), length))
                 row, first = row + n * length, first + n
+            tokens = self._embedded(pairs, runs)
             for layer in self._layers:
                 self._attend(layer, tokens, runs)
-                tokens = self._finish(layer, tokens)
+                self._finish(layer, tokens)
             firsts = self._last_layer(tokens, runs).unsqueeze(1)
             pooled = firsts if self._roberta else self._pooler(firsts)
             scores: Float32s = self._model.classifier(pooled)[:, 0].numpy()
         return scores
 
+    def _embedded(self, pairs: Sequence[dict[str, list[int]]], runs: Sequence[_Run]) -> Any:
+        """Return float32[n tokens, width]: what goes into the first layer."""
+        torch = self._torch
+        n = sum(len(pair["input_ids"]) for pair in pairs)
+        tokens, own = self._space("tokens", n, self._width), self._space("gathered", n, self._width)
+        torch.index_select(self._words, 0, _flat(torch, pairs, "input_ids"), out=tokens)
+        if "token_type_ids" in pairs[0]:
+            tokens.add_(torch.index_select(self._types, 0, _flat(torch, pairs, "token_type_ids"), out=own))
+        else:
+            tokens.add_(self._types[0])
+        for run in runs:
+            tokens[run.tokens].view(run.n, run.length, self._width).add_(self._positions[: run.length])
+        self._normalize(self._embedding_norm, tokens)
+        return tokens
+
     def _attend(self, layer: _Layer, tokens: Any, runs: Sequence[_Run]) -> None:
         """Add to each token, in place, what its attention gathered and the layer's product made of it."""
         torch = self._torch
         projected = self._space("projected", len(tokens), 3 * self._width)
+        gathered = self._space("gathered", len(tokens), self._width)
         torch.mm(tokens, layer.qkv, out=projected)
         projected[:, : self._width].add_(layer.query_bias)
-        tokens.add_(layer.out_bias)
         for run in runs:
-            parts = projected[run.tokens].view(run.n, run.length, 3, self._n_heads, -1)
-            asked, keys, values = parts.permute(2, 0, 3, 1, 4)
-            gathered = torch.nn.functional.scaled_dot_product_attention(asked, keys, values)
-            tokens[run.tokens].addmm_(gathered.transpose(1, 2).reshape(-1, self._width), layer.out)
+            some = max(self._block_rows // run.length, 1) * run.length
+            for rows, into in zip(
+                projected[run.tokens].split(some), gathered[run.tokens].split(some), strict=True
+            ):
+                parts = rows.view(-1, run.length, 3, self._n_heads, self._width // self._n_heads)
+                asked, keys, values = parts.permute(2, 0, 3, 1, 4)
+                found = torch.nn.functional.scaled_dot_product_attention(asked, keys, values)
+                into.view(found.transpose(1, 2).shape).copy_(found.transpose(1, 2))
+        tokens.add_(layer.out_bias).addmm_(gathered, layer.out)
 
     def _last_layer(self, tokens: Any, runs: Sequence[_Run]) -> Any:
         """Return float32[n, width]: the last hidden state of each pair's first token."""
@@ -157,17 +178,23 @@ class PackedEncoder:
             found.append(
                 torch.einsum("nhw,hdw->nhd", mixed, layer.value.view(shape)).reshape(-1, self._width)
             )
-        return self._finish(layer, firsts.add_(layer.out_bias).addmm_(torch.cat(found), layer.out))
+        firsts.add_(layer.out_bias).addmm_(torch.cat(found), layer.out)
+        self._finish(layer, firsts)
+        return firsts
 
-    def _finish(self, layer: _Finish, tokens: Any) -> Any:
-        """Return the layer's output of its input with attention added; `tokens` is overwritten."""
+    def _finish(self, layer: _Finish, tokens: Any) -> None:
+        """Make of the layer's input with attention added, in place, its output."""
         torch = self._torch
-        tokens = layer.attention_norm(tokens)
+        self._normalize(layer.attention_norm, tokens)
         wide = self._space("wide", len(tokens), self._wide)
         torch.addmm(layer.up_bias, tokens, layer.up, out=wide)
         torch.ops.aten.gelu_(wide)
         tokens.add_(layer.down_bias).addmm_(wide, layer.down)
-        return layer.output_norm(tokens)
+        self._normalize(layer.output_norm, tokens)
+
+    def _normalize(self, norm: Any, tokens: Any) -> None:
+        for rows in tokens.split(self._block_rows):
+            rows.copy_(norm(rows))
 
     def _space(self, name: str, n_rows: int, n_columns: int) -> Any:
         """Return float32[n_rows, n_columns] that an earlier batch may have used."""
@@ -228,3 +255,7 @@ class _LastLayer(_Finish):
 
 def _linear(module: Any) -> tuple[Any, Any]:
     return module.weight.detach().T, module.bias.detach()
+
+
+def _flat(torch: Any, pairs: Sequence[dict[str, list[int]]], name: str) -> Any:
+    return torch.tensor([token for pair in pairs for token in pair[name]])
