@@ -120,6 +120,33 @@ def test_nothing_is_remembered_between_depths() -> None:
     assert model.forgotten == 8
 
 
+def test_what_is_not_timed_may_be_remembered_and_scores_the_same() -> None:
+    class Remembers:
+        def __init__(self) -> None:
+            self.known: dict[Any, float] = {}
+            self.scored: list[int] = []
+
+        def score(self, query: Any, documents: Any) -> list[float]:
+            self.scored.append(sum(each.id not in self.known for each in documents))
+            self.known |= {each.id: float(each.id) for each in documents}
+            return [self.known[each.id] for each in documents]
+
+        def forget(self) -> None:
+            self.known.clear()
+
+    model = Remembers()
+    some = evaluate(first_stage, queries(5), model, depths=(5, 10), n_timed=2)
+    whole = evaluate(first_stage, queries(5), Remembers(), depths=(5, 10))
+    # One answer to warm up, then each query's greatest depth and, of the first and the last, the other anew.
+    assert model.scored[1:] == [10, 5, 10, 0, 10, 0, 10, 0, 10, 5]
+    assert [each.n_timed for each in some.depths] == [2, 5]
+    assert [each.ndcg_after for each in some.depths] == [each.ndcg_after for each in whole.depths]
+    assert "at depth 5 are of 2 queries" in page(some)
+    assert "Times and pairs" not in page(whole)
+    with pytest.raises(InvalidSetting, match="n_timed is 0"):
+        evaluate(first_stage, queries(2), model, n_timed=0)
+
+
 def test_costs_cross_where_the_prices_say() -> None:
     found = evaluate(first_stage, queries(), lambda q, d: [0.0] * len(d), depths=(10,))
     (row,) = costs(found, machine_usd_per_hour=2.0, service_usd_per_1000_pairs=1.0)

@@ -57,6 +57,7 @@ class EvalOptions:
     service_usd_per_1000_pairs: float | None
     rerank_settings: dict[str, Any]
     n_shown: int
+    n_timed: int | None
     out: Path
     json_mode: bool
 
@@ -72,7 +73,14 @@ def run(collection: Collection, store: ObjectStore, options: EvalOptions) -> Non
 
     with progress_of(not options.json_mode, "re-ranking") as report:
         found = evaluate(
-            search, queries, rerank, k=options.k, depths=options.depths, store=store, progress=report
+            search,
+            queries,
+            rerank,
+            k=options.k,
+            depths=options.depths,
+            n_timed=options.n_timed,
+            store=store,
+            progress=report,
         )
     table = []
     if options.machine_usd_per_hour is not None and options.service_usd_per_1000_pairs is not None:
@@ -159,6 +167,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         service_price: Annotated[float | None, typer.Option(help="$ a thousand pairs of a service.")] = None,
         show: Annotated[int, typer.Option(min=0, help="Queries to show, of those that changed most.")] = 4,
+        timed: Annotated[
+            int | None, typer.Option(min=1, help="Queries timed at lesser depths; default all.")
+        ] = None,
         out: Annotated[Path, typer.Option(help="The folder for JSON, picture and page.")] = Path("eval"),
         endpoint_url: EndpointUrl = None,
         region: Region = None,
@@ -179,6 +190,7 @@ def register(app: typer.Typer) -> None:
             service_price,
             read_object(rerank_settings or "{}", "--rerank-settings", '{"views": 4}'),
             show,
+            timed,
             out,
             as_json,
         )

@@ -18,7 +18,7 @@ from vstore.rerank import metrics
 from vstore.rerank.plan import Rerank, as_stages
 from vstore.rerank.stage import ReadsObjects, apply
 from vstore.settings import require
-from vstore.types import Hit, Key
+from vstore.types import Hit, Key, RerankReport
 
 DEPTHS = (10, 20, 50, 100)
 
@@ -58,6 +58,8 @@ class DepthResult:
     added_p95_ms: float
     pairs_per_s: float
     n_failed: int
+    n_timed: int
+    """Queries that the three times are of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +166,15 @@ def evaluate(
     *,
     k: int = 10,
     depths: Sequence[int] = DEPTHS,
+    n_timed: int | None = None,
     store: ReadsObjects | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a re-ranker on queries with judgments.
 
     The first stage answers each query once, to the greatest depth. Then every depth is re-ranked by itself,
-    with nothing remembered from the others.
+    the greatest first. Whatever is timed has nothing remembered from the others; what is not may use the
+    scores that the model remembers of the same query's greater depth.
 
     Args:
         search: the first stage.
@@ -178,16 +182,20 @@ def evaluate(
         rerank: a re-ranker, a callable, a name, or a `Rerank`, whose depth is replaced.
         k: of nDCG and MRR.
         depths: each 1 or more.
+        n_timed: queries that are timed at lesser depths, spread over all; None for all. At the greatest
+            depth all are.
         store: where documents' `store://` images are read, inside the clock.
         progress: called with (re-rankings done, of all).
 
     Raises:
         InvalidInput: no queries, or one that the re-ranker cannot read.
+        InvalidSetting: a depth, or `n_timed`, below 1.
         RerankError: it failed.
     """
     if not queries:
         raise InvalidInput("evaluate got no queries")
     require(len(depths) > 0 and min(depths) >= 1, f"depths are {list(depths)}; each must be 1 or more")
+    require(n_timed is None or n_timed >= 1, f"n_timed is {n_timed!r}; it must be 1 or more, or None for all")
     settings = rerank if isinstance(rerank, Rerank) else Rerank(rerank)
     forget = getattr(settings.model, "forget", lambda: None)
     _apply_at(settings, min(depths), queries[0], list(search(queries[0], max(depths))), k, store)
@@ -196,16 +204,21 @@ def evaluate(
         started = perf_counter()
         answers.append(list(search(query, max(*depths, k))))
         spent_ms.append((perf_counter() - started) * 1e3)
-    results, ranked = [], []
-    for position, depth in enumerate(depths):
-        runs = []
-        for row, (query, hits) in enumerate(zip(queries, answers, strict=True)):
-            forget()
-            runs.append(_apply_at(settings, depth, query, hits, k, store))
+    n_timed = min(n_timed or len(queries), len(queries))
+    timed = set(np.linspace(0, len(queries) - 1, n_timed).round().astype(int).tolist())
+    falling = sorted(set(depths), reverse=True)
+    runs: dict[int, list[_Run]] = {depth: [] for depth in falling}
+    for row, (query, hits) in enumerate(zip(queries, answers, strict=True)):
+        for done, depth in enumerate(falling, 1):
+            is_timed = depth == falling[0] or row in timed
+            if is_timed:
+                forget()
+            ids, spent, report = _apply_at(settings, depth, query, hits, k, store)
+            runs[depth].append(_Run(ids, spent if is_timed else None, report.n_scored, report.n_failed))
             if progress is not None:
-                progress(position * len(queries) + row + 1, len(depths) * len(queries))
-        results.append(_summed(depth, k, queries, answers, runs))
-        ranked.append([run[0] for run in runs])
+                progress(row * len(falling) + done, len(queries) * len(falling))
+    results = [_summed(depth, k, queries, answers, runs[depth]) for depth in depths]
+    ranked = [[run.ids for run in runs[depth]] for depth in depths]
     first_p50_ms, first_p95_ms = np.percentile(spent_ms, [50, 95]).tolist()
     name = as_stages(settings)[0].name
     best = max(range(len(depths)), key=lambda each: results[each].ndcg_after)
@@ -225,17 +238,27 @@ def _one(query: EvalQuery, before: Sequence[Key], after: Sequence[Key], k: int) 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One re-ranking: the first k ids after it, and its milliseconds where they count."""
+
+    ids: list[Key]
+    spent_ms: float | None
+    n_scored: int
+    n_failed: int
+
+
 def _apply_at(
     settings: Rerank, depth: int, query: EvalQuery, hits: list[Hit], k: int, store: ReadsObjects | None
-) -> tuple[list[Key], float, int, int]:
-    """Return (ids after, milliseconds, documents scored, documents failed)."""
+) -> tuple[list[Key], float, RerankReport]:
+    """Return (the first k ids after, milliseconds, what the stage reports)."""
     stages = as_stages(dataclasses.replace(settings, depth=depth))
     started = perf_counter()
     # A stage re-ranks k hits at least; a depth below k is measured as it says.
     ranked, (report,) = apply(stages, query.document, hits[:depth], depth, store)
     spent_ms = (perf_counter() - started) * 1e3
     ids = [hit.id for hit in ranked] + [hit.id for hit in hits[depth:]]
-    return ids[:k], spent_ms, report.n_scored, report.n_failed
+    return ids[:k], spent_ms, report
 
 
 def _summed(
@@ -243,18 +266,18 @@ def _summed(
     k: int,
     queries: Sequence[EvalQuery],
     answers: Sequence[Sequence[Hit]],
-    runs: Sequence[tuple[list[Key], float, int, int]],
+    runs: Sequence[_Run],
 ) -> DepthResult:
     firsts = [[hit.id for hit in hits] for hits in answers]
     judged = [query.relevant for query in queries]
     before = [metrics.ndcg(ids, gains, k) for ids, gains in zip(firsts, judged, strict=True)]
-    after = [metrics.ndcg(run[0], gains, k) for run, gains in zip(runs, judged, strict=True)]
+    after = [metrics.ndcg(run.ids, gains, k) for run, gains in zip(runs, judged, strict=True)]
     difference = np.array(after) - np.array(before)
     helped, hurt, unchanged = metrics.changes(before, after)
-    spent_ms = np.array([run[1] for run in runs])
-    n_scored = sum(run[2] for run in runs)
+    spent_ms = np.array([run.spent_ms for run in runs if run.spent_ms is not None])
+    n_scored = sum(run.n_scored for run in runs if run.spent_ms is not None)
     ranks_before = [metrics.reciprocal_rank(i, g, k) for i, g in zip(firsts, judged, strict=True)]
-    ranks_after = [metrics.reciprocal_rank(run[0], g, k) for run, g in zip(runs, judged, strict=True)]
+    ranks_after = [metrics.reciprocal_rank(run.ids, g, k) for run, g in zip(runs, judged, strict=True)]
     return DepthResult(
         depth=depth,
         ndcg_before=float(np.mean(before)),
@@ -272,7 +295,8 @@ def _summed(
         added_p50_ms=float(np.percentile(spent_ms, 50)),
         added_p95_ms=float(np.percentile(spent_ms, 95)),
         pairs_per_s=float(n_scored / max(spent_ms.sum() / 1e3, 1e-9)),
-        n_failed=sum(run[3] for run in runs),
+        n_failed=sum(run.n_failed for run in runs),
+        n_timed=len(spent_ms),
     )
 
 
@@ -352,6 +376,11 @@ def _page_lines(
         "cannot lift. Difference: of nDCG, with its 95 % interval over queries (paired bootstrap); an "
         "interval that holds 0 shows no gain. Added: what a search takes longer."
     )
+    fewest = min((d.n_timed for d in found.depths), default=found.n_queries)
+    if fewest < found.n_queries:
+        of = ", ".join(str(d.depth) for d in found.depths if d.n_timed == fewest)
+        yield ""
+        yield f"Times and pairs/s at depth {of} are of {fewest} queries, spread over all."
     failed = max((d.n_failed for d in found.depths), default=0)
     if failed:
         yield ""
