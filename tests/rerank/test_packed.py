@@ -12,6 +12,7 @@ from tiny_checkpoints import save_bert
 
 from vstore.rerank import CrossEncoderReranker
 from vstore.rerank.packed import PackedEncoder
+from vstore.rerank.products import Product
 from vstore.rerank.torch_parts import alone_library, compute_alone
 from vstore.testing.reranker_suite import documents_of
 
@@ -69,9 +70,34 @@ def test_it_equals_the_plain_model(kind: str, n_threads: int, monkeypatch: pytes
     np.testing.assert_allclose(packed.forward(pairs[5:]), wanted[5:], atol=1e-4)
     order = np.random.default_rng(2).permutation(len(pairs)).tolist()
     np.testing.assert_allclose(packed.forward([pairs[i] for i in order]), np.take(wanted, order), atol=1e-4)
+    monkeypatch.setattr("vstore.rerank.products.LEAST_ROWS", 2)
+    np.testing.assert_allclose(packed.forward(pairs), wanted, atol=1e-4)
+    np.testing.assert_allclose(packed.forward(pairs[1:2] + pairs[4:5]), wanted[1:2] + wanted[4:5], atol=1e-4)
+    monkeypatch.setattr("vstore.rerank.packed.BLOCK_VALUES", 32)
+    small = PackedEncoder(torch, model)
+    np.testing.assert_allclose(small.forward(pairs), wanted, atol=1e-4)
     monkeypatch.setattr("vstore.rerank.packed.PART_TOKENS", 50)
     assert len(packed._parts(pairs)) >= 4, "this should take several parts"
     np.testing.assert_allclose(packed.forward(pairs), wanted, atol=1e-4)
+
+
+def test_sums_of_weights_are_kept_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pairs = tiny("bert"), pairs_of("bert", [40, 30])
+    wanted = PackedEncoder(torch, model).forward(pairs)
+    monkeypatch.setattr("vstore.rerank.products.LEAST_ROWS", 2)
+    made: list[bool] = []
+    whole = Product.__init__
+
+    def counted(self: Product, *given: Any, halves: bool) -> None:
+        made.append(halves)
+        whole(self, *given, halves=halves)
+
+    monkeypatch.setattr(Product, "__init__", counted)
+    for most, expected in ((10**6, [True] * 6 + [False] * 2), (1000, [False] * 8)):
+        monkeypatch.setattr("vstore.rerank.packed.SUMS_BYTES", most)
+        made.clear()
+        np.testing.assert_allclose(PackedEncoder(torch, model).forward(pairs), wanted, atol=1e-4)
+        assert made == expected
 
 
 def test_a_model_that_is_trained_meanwhile_is_taken_anew(tmp_path: Path) -> None:

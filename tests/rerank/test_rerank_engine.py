@@ -80,6 +80,22 @@ def test_a_batch_holds_its_limits_and_the_oldest_calls_longest(
 
 
 @settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(2, 4))
+def test_several_workers_take_smaller_batches_towards_the_end(values: list[int], n_workers: int) -> None:
+    limits = BatchLimits(tokens=800, pairs=1000, pads=False)
+    pending = pairs_of(values)
+    while pending:
+        left = sum(pair.n_tokens for pair in pending)
+        batch = choose([pending], limits, n_workers)
+        n = sum(pair.n_tokens for pair in batch)
+        share = -(-left // n_workers)
+        most = min(share, 800) if share >= 200 else 800
+        # No more than its share, and no pair of 60 tokens less.
+        assert min(most, left) - 60 < n <= most
+        pending = [pair for pair in pending if pair not in batch]
+
+
+@settings(max_examples=50, deadline=None)
 @given(lengths.filter(bool))
 def test_every_pair_is_scored_once_by_likeness(values: list[int]) -> None:
     seen: list[int] = []

@@ -83,10 +83,12 @@ class BatchLimits:
             )
 
 
-def choose(calls: Sequence[Sequence[Pair]], limits: BatchLimits) -> list[Pair]:
+def choose(calls: Sequence[Sequence[Pair]], limits: BatchLimits, n_workers: int = 1) -> list[Pair]:
     """Return the pairs of the next batch, longest first; `calls` are pending pairs, oldest call first.
 
-    The batch always holds the longest pair of the oldest call, and nothing longer.
+    The batch always holds the longest pair of the oldest call, and nothing longer. Of several workers each
+    takes its share of what is pending, down to a quarter of a batch, so that the last ones end together
+    (guided self-scheduling: Polychronopoulos & Kuck 1987).
     """
     oldest = next((call for call in calls if call), None)
     if oldest is None:
@@ -99,12 +101,17 @@ def choose(calls: Sequence[Sequence[Pair]], limits: BatchLimits) -> list[Pair]:
         if pair is not anchor and pair.n_tokens <= anchor.n_tokens
     ]
     others.sort(key=lambda each: each[:2])
+    most = limits.tokens
+    if n_workers > 1:
+        share = -(-sum(pair.n_tokens for call in calls for pair in call) // n_workers)
+        if share >= limits.tokens // 4:
+            most = min(most, share)
     batch = [anchor]
     longest = max(anchor.n_tokens, 1)
     total = longest
     for _, _, pair in others:
         total += longest if limits.pads else pair.n_tokens
-        if len(batch) == limits.pairs or total > limits.tokens:
+        if len(batch) == limits.pairs or total > most:
             break
         if limits.pads and pair.n_tokens < limits.alike * longest and total > limits.small_tokens:
             break
@@ -220,7 +227,7 @@ class Engine:
 
     def _take(self, wait: bool) -> list[Pair]:
         while True:
-            batch = choose([call.pending for call in self._calls], self.limits)
+            batch = choose([call.pending for call in self._calls], self.limits, self._n_workers)
             if batch or not wait:
                 break
             if not self._changed.wait(IDLE_S) and not self._calls:

@@ -11,6 +11,7 @@ read is not computed, and what the formulas cancel is not either:
 - A key's bias adds the same to all of a query's scores, which softmax takes away. A value's bias comes out of
   attention as it went in, because its weights add up to 1, and is added once behind the next product.
 - Products are added to what they are to be added to, in place: the residual, with the bias.
+- Products of many rows are made of seven products of halves instead of eight (`products`).
 - Whatever is large is written where an earlier part's was. Memory that is fresh at every step comes from the
   system page by page, zeroed: that took as long as all layer norms and half of attention.
 
@@ -29,11 +30,14 @@ from typing import Any
 
 import numpy as np
 
+from vstore.rerank.products import Product
 from vstore.rerank.torch_parts import alone_library, compute_alone
 from vstore.types import Float32s
 
-PART_TOKENS = 1024
+PART_TOKENS = 2048
 """Tokens of a part, about: more would leave the processor's cache, fewer would read the weights too often."""
+SUMS_BYTES = 512 * 2**20
+"""Sums of weights (`products`) that a model may hold beside itself: those of larger models are not made."""
 BLOCK_VALUES = 98_304
 """Values, about, of a result that torch allocates itself: a block so small is used again and again."""
 TRUNKS = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta"}
@@ -43,8 +47,9 @@ TRUNKS = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta"}
 class PackedEncoder:
     """A one-label BERT, RoBERTa or XLM-RoBERTa classifier in float32. Use `supports` first.
 
-    It holds the weights as they are when it is made; those of query, key and value are copied. Uses as many
-    threads as `torch.get_num_threads()` says then.
+    It holds the weights as they are when it is made; those of query, key and value are copied, and sums of
+    most are kept, as large as these weights, where they take no more than SUMS_BYTES. Uses as many threads as
+    `torch.get_num_threads()` says then.
 
     Args:
         torch: the module.
@@ -69,8 +74,9 @@ class PackedEncoder:
         self._positions = embeddings.position_embeddings.weight.detach()[first_position:]
         self._block_rows = max(BLOCK_VALUES // self._width, 1)
         *layers, last = trunk.encoder.layer
-        self._layers = [_Layer(torch, layer) for layer in layers]
-        self._last = _LastLayer(last)
+        sums_bytes = len(layers) * self._width * (3 * self._width + 2 * self._wide) * 4
+        self._layers = [_Layer(torch, layer, sums_bytes <= SUMS_BYTES) for layer in layers]
+        self._last = _LastLayer(torch, last)
         self._kept = threading.local()
         self.n_threads = int(torch.get_num_threads())
         self._threads: ThreadPoolExecutor | None = None
@@ -150,8 +156,7 @@ class PackedEncoder:
         torch = self._torch
         projected = self._space("projected", len(tokens), 3 * self._width)
         gathered = self._space("gathered", len(tokens), self._width)
-        torch.mm(tokens, layer.qkv, out=projected)
-        projected[:, : self._width].add_(layer.query_bias)
+        layer.qkv.of(tokens, projected, self._space)
         for run in runs:
             some = max(self._block_rows // run.length, 1) * run.length
             for rows, into in zip(
@@ -184,12 +189,11 @@ class PackedEncoder:
 
     def _finish(self, layer: _Finish, tokens: Any) -> None:
         """Make of the layer's input with attention added, in place, its output."""
-        torch = self._torch
         self._normalize(layer.attention_norm, tokens)
         wide = self._space("wide", len(tokens), self._wide)
-        torch.addmm(layer.up_bias, tokens, layer.up, out=wide)
-        torch.ops.aten.gelu_(wide)
-        tokens.add_(layer.down_bias).addmm_(wide, layer.down)
+        layer.up.of(tokens, wide, self._space)
+        self._torch.ops.aten.gelu_(wide)
+        layer.down.onto(wide, tokens, self._space)
         self._normalize(layer.output_norm, tokens)
 
     def _normalize(self, norm: Any, tokens: Any) -> None:
@@ -219,38 +223,41 @@ class _Run:
 
 
 class _Finish:
-    """The weights behind attention, transposed views for `addmm`; the values' bias is in `out_bias`."""
+    """The weights behind attention; the values' bias is in `out_bias`."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, torch: Any, layer: Any, halves: bool) -> None:
         attention = layer.attention
-        self.query_bias = attention.self.query.bias.detach()
         dense = attention.output.dense
         self.out, out_bias = _linear(dense)
         self.out_bias = out_bias + dense.weight.detach() @ attention.self.value.bias.detach()
         self.attention_norm = attention.output.LayerNorm
-        self.up, self.up_bias = _linear(layer.intermediate.dense)
-        self.down, self.down_bias = _linear(layer.output.dense)
+        self.up = Product(torch, *_linear(layer.intermediate.dense), halves=halves)
+        self.down = Product(torch, *_linear(layer.output.dense), halves=halves)
         self.output_norm = layer.output.LayerNorm
 
 
 class _Layer(_Finish):
     """One layer's weights; those of query, key and value are copied into one matrix."""
 
-    def __init__(self, torch: Any, layer: Any) -> None:
-        super().__init__(layer)
-        parts = (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value)
-        self.qkv = torch.cat([part.weight.detach() for part in parts]).T
+    def __init__(self, torch: Any, layer: Any, halves: bool) -> None:
+        super().__init__(torch, layer, halves)
+        own = layer.attention.self
+        weights = torch.cat([part.weight.detach() for part in (own.query, own.key, own.value)])
+        bias = torch.zeros(len(weights))
+        bias[: len(own.query.bias)] = own.query.bias.detach()
+        self.qkv = Product(torch, weights.T, bias, halves=halves)
 
 
 class _LastLayer(_Finish):
     """The last layer's weights, as they are."""
 
-    def __init__(self, layer: Any) -> None:
-        super().__init__(layer)
+    def __init__(self, torch: Any, layer: Any) -> None:
+        super().__init__(torch, layer, halves=False)
         parts = layer.attention.self
         self.query, self.key, self.value = (
             part.weight.detach() for part in (parts.query, parts.key, parts.value)
         )
+        self.query_bias = parts.query.bias.detach()
 
 
 def _linear(module: Any) -> tuple[Any, Any]:
