@@ -3,11 +3,11 @@
 `plan` what a search asks for, `stage` what it does, `scores` its arithmetic, `documents` what models read,
 `images` how image references are opened, `work` what a model reports. `engine` batches pairs across searches,
 `score_cache` remembers scores, `pairs` joins both. Models: `lexical`, `cross_encoder` (`text_scorers`,
-`packed`), `vision_language` (`vision_prompts`, `vision_qwen`, `vision_remote`), `late_interaction`
-(`encoders`), `http`, `adapters`, `callables`, `passages`; `word_counts` is what `lexical` knows of a
-collection. `fusion`, `learned` (`stored`) and `boost` combine scores; `metrics` and `evaluation` measure.
-Models are imported when they are first named, and their libraries on construction. Imports settings, types
-and errors.
+`packed`, `products`), `vision_language` (`vision_prompts`, `vision_qwen`, `vision_remote`),
+`late_interaction` (`encoders`), `http`, `adapters`, `callables`, `passages`; `word_counts` is what `lexical`
+knows of a collection. `fusion`, `learned` (`stored`) and `boost` combine scores; `metrics` and `evaluation`
+measure. Models are imported when they are first named, and their libraries on construction. Imports
+settings, types and errors.
 """
 
 from __future__ import annotations
