@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels.distance import unit_scale
 from vstore_kernels.intrinsics import store_i16
-from vstore_kernels.jit import Int, kernel, part
+from vstore_kernels.jit import Int, part
 from vstore_kernels.layout import F_AT_ZERO, F_BASE, F_GROWTH, F_SCALE, METRICS
 from vstore_kernels.sums import gap_sum, product_sum, row_squares
 
@@ -75,7 +75,7 @@ def _pack_words(weights: NDArray[np.float32], packed: NDArray[np.uint64]) -> np.
     return step
 
 
-@kernel()
+@part()
 def prepare_affine(
     query: NDArray[np.float32],
     center: NDArray[np.float32],

@@ -244,20 +244,7 @@ class AnswerScratch:
             self._bound_nodes, self._bounds = apart(k, np.int32), apart(k, np.float32)
         self._fits = need
         self._arguments = (
-            search.state,
-            search.counters,
-            search.beam_nodes,
-            search.beam_distances,
-            search.heap_nodes,
-            search.heap_distances,
-            search.seeds,
-            search.visited,
-            search.buffer,
-            search.failing,
-            search.wanted,
-            search.need_lists,
-            search.need_codes,
-            search.n_needs,
+            *search.arrays,
             self._rotated,
             self._packed,
             self._factors,

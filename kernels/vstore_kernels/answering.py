@@ -9,11 +9,7 @@ from vstore_kernels.answer_views import (
     Buffers,
     ShardView,
     Wish,
-    buffers_of,
-    search_of,
-    shard_of,
     tables_of,
-    tile_of,
 )
 from vstore_kernels.beam import heap_pop, heap_push
 from vstore_kernels.codes import prepare_into
@@ -34,7 +30,6 @@ from vstore_kernels.layout import (
 )
 from vstore_kernels.near import cluster_distances, near_seeds
 from vstore_kernels.near_scan import KEPT, SCANNED, satisfied, scan_run
-from vstore_kernels.packs import flat
 from vstore_kernels.rescore import rescore_rows, undecided_rows
 from vstore_kernels.scan_tile import TileView, scan_tile
 from vstore_kernels.scoring import QueryView
@@ -67,8 +62,8 @@ def answer_rows(
     `held` and `scratch` are packs (`packs`): the arrays of the shard, and the buffers (`answer_views`).
     `gaps_at` is the address of `gaps`, or 0.
     """
-    search, tables, shard = search_of(scratch), tables_of(held), shard_of(held)
-    tile, rotated, buffers = tile_of(scratch), flat(scratch, 14, np.float32), buffers_of(scratch)
+    search, tables, shard = SearchView(scratch), tables_of(held), ShardView(held)
+    tile, buffers = TileView(scratch), Buffers(scratch)
     packed, factors, state = tile.packed, tile.factors, search.state
     bits, width, bias_at = shard.bits, shard.width, shard.bias_at
     wish = Wish(mode, ef, n_seeds, n_candidates, k, n_matching)
@@ -79,7 +74,7 @@ def answer_rows(
         for j in range(n_tile):
             prepare_into(
                 queries[first + j], shard.center, shard.scale, inflation, shard.kind, bits, shard.flips,
-                rotated, packed[j], factors[j],
+                buffers.rotated, packed[j], factors[j],
             )
         if mode == SCAN:
             scan_tile(
@@ -187,7 +182,7 @@ def _find(
         state[N_SEEDS] = 1
     for t in range(state[N_SEEDS]):
         search.visited[search.seeds[t]] = np.uint32(state[EPOCH])
-    run_walk(search, tables, code, passing, np.int64(1))
+    run_walk(search, tables, code, passing)
     found = np.int64(state[SIZE])
     for t in range(found):
         if search.beam_nodes[t] < 0:

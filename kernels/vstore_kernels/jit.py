@@ -29,13 +29,14 @@ Int: TypeAlias = "int | np.integer[Any]"
 DISABLE_JIT: Final = bool(getattr(config, "DISABLE_JIT", False))
 
 # An instruction set that the environment names is for a test: its kernels must not enter the common cache.
-_CACHED: Final = not os.environ.get(VARIABLE)
+CACHED: Final = not os.environ.get(VARIABLE)
+"""Whether kernels are kept on disk."""
 
 # No reference counts: kernels neither make nor keep arrays, and numba would otherwise count, atomically,
 # every array that a kernel hands to another: threefold time in a search, and threads in each other's way.
 _COMMON: Final[dict[str, Any]] = {
     "nogil": True,
-    "cache": _CACHED,
+    "cache": CACHED,
     "error_model": "numpy",
     "boundscheck": False,
     "_nrt": False,

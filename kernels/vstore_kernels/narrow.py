@@ -175,7 +175,7 @@ def relative_errors(
         )
 
 
-@kernel()
+@part()
 def _code(address: Int, j: Int, bits: Int, lanes: Int) -> Int:
     chunk, within = j // CHUNK, j % CHUNK
     byte = within // 8 if bits == 1 else within % lanes
@@ -219,7 +219,7 @@ def _pack_bytes(row: NDArray[np.float32], inverse: np.float32, packed: NDArray[n
     return np.int64(total)
 
 
-@kernel()
+@part()
 def prepare_narrow(
     query: NDArray[np.float32],
     center: NDArray[np.float32],

@@ -37,7 +37,8 @@ def pack(arrays: Sequence[NDArray[Any]], numbers: Sequence[int] = ()) -> NDArray
     return np.array([*words, *numbers], np.int64)
 
 
-def _python_array(words: NDArray[np.int64], place: int, dtype: Any, n_dimensions: int) -> NDArray[Any]:
+def python_array(words: NDArray[np.int64], place: int, dtype: Any, n_dimensions: int) -> NDArray[Any]:
+    """Return the array at a place of a pack, in plain Python."""
     address, *shape = (int(word) for word in words[WORDS * place : WORDS * (place + 1)])
     n_bytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
     memory = (ctypes.c_char * n_bytes).from_address(address)
@@ -45,16 +46,33 @@ def _python_array(words: NDArray[np.int64], place: int, dtype: Any, n_dimensions
 
 
 def _python_flat(words: NDArray[np.int64], place: int, dtype: Any) -> NDArray[Any]:
-    return _python_array(words, place, dtype, 1)
+    return python_array(words, place, dtype, 1)
 
 
 def _python_grid(words: NDArray[np.int64], place: int, dtype: Any) -> NDArray[Any]:
-    return _python_array(words, place, dtype, 2)
+    return python_array(words, place, dtype, 2)
+
+
+def array_of_words(context: Any, builder: Any, made: Any, words: list[Any]) -> Any:
+    """Emit the array of numba's type `made` from its address and shape, each an i64."""
+    from numba.np import arrayobj
+
+    address, *shape = words
+    array = context.make_array(made)(context, builder)
+    item_bytes = address.type(context.get_abi_sizeof(context.get_data_type(made.dtype)))
+    strides = [item_bytes] if len(shape) == 1 else [builder.mul(shape[1], item_bytes), item_bytes]
+    arrayobj.populate_array(
+        array,
+        data=builder.inttoptr(address, array.data.type),
+        shape=shape,
+        strides=strides,
+        itemsize=item_bytes,
+        meminfo=None,
+    )
+    return array._getvalue()
 
 
 def _made(n_dimensions: int, name: str) -> Any:
-    from numba.np import arrayobj
-
     def typed(typing: Any, words: Any, place: Any, dtype: Any) -> Any:
         made = types.Array(dtype.dtype, n_dimensions, "C")
 
@@ -62,22 +80,11 @@ def _made(n_dimensions: int, name: str) -> Any:
             source = context.make_array(signature.args[0])(context, builder, args[0])
             first = builder.mul(builder.sext(args[1], source.nitems.type), source.nitems.type(WORDS))
             # A word at a time: gep counts in items of int64.
-            address, *shape = (
+            found = [
                 builder.load(builder.gep(source.data, [builder.add(first, first.type(i))]))
                 for i in range(n_dimensions + 1)
-            )
-            array = context.make_array(made)(context, builder)
-            item_bytes = first.type(context.get_abi_sizeof(context.get_data_type(made.dtype)))
-            strides = [item_bytes] if n_dimensions == 1 else [builder.mul(shape[1], item_bytes), item_bytes]
-            arrayobj.populate_array(
-                array,
-                data=builder.inttoptr(address, array.data.type),
-                shape=shape,
-                strides=strides,
-                itemsize=item_bytes,
-                meminfo=None,
-            )
-            return array._getvalue()
+            ]
+            return array_of_words(context, builder, made, found)
 
         return made(words, types.int64, dtype), codegen
 

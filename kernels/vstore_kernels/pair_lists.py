@@ -227,7 +227,7 @@ def _read_tables(
     return at
 
 
-@kernel()
+@part()
 def _peek(bits: NDArray[np.uint8], at: Int) -> Int:
     """Return the 25 bits or more from bit `at` on."""
     byte = at >> 3
@@ -236,7 +236,7 @@ def _peek(bits: NDArray[np.uint8], at: Int) -> Int:
     return word >> (at & 7)
 
 
-@kernel()
+@part()
 def _get(
     bits: NDArray[np.uint8], n_bits: Int, at: Int, lookup: NDArray[np.uint16], context: Int
 ) -> tuple[Int, Int]:

@@ -89,4 +89,5 @@ def make_part(function: Callable[..., Any], options: dict[str, Any]) -> Any:
 
     part.add_overload = add_overload
     part._compile_for_args = lambda *given, **named: whole
+    part.whole = whole
     return part

@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vstore_kernels.jit import DISABLE_JIT, Int, part
+from vstore_kernels.outlined import call_outlined
 from vstore_kernels.sums import fold
 
 LANES: Final = 8
@@ -107,7 +108,11 @@ def _block(n_queries: int, n_rows: int) -> Any:
         out_stride: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            emit_block(builder, (n_queries, n_rows), list(args))
+            def emit(inside: Any, given: list[Any]) -> None:
+                emit_block(inside, (n_queries, n_rows), given)
+
+            name = f"vstore_products_{n_queries}_{n_rows}"
+            call_outlined(builder, name, ir.VoidType(), list(args), emit)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 7), codegen

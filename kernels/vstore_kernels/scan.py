@@ -58,7 +58,7 @@ def scan_codes(
     nodes, distances = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
     size = 0
     if capacity:
-        size = _scan(
+        size = scan_kernel(
             tables.code_table,
             tables.block_shift,
             tables.row_bytes,
@@ -100,7 +100,7 @@ def topk(distances: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 
 
 @kernel()
-def _scan(
+def scan_kernel(
     code_table: NDArray[np.int64],
     block_shift: Int,
     row_bytes: Int,
@@ -116,6 +116,11 @@ def _scan(
     bound_nodes: NDArray[np.int32],
     bounds: NDArray[np.float32],
 ) -> Int:
+    """As `scan_codes`, of `node_ids` (int32 [m]) that were checked; return how many nodes were kept.
+
+    `nodes` int32 and `distances` float32, both [top], are mutated, and with k > 0 so are `bound_nodes` int32
+    and `bounds` float32, both [k]; the others are as in `near_scan.scan_run`.
+    """
     query = QueryView(packed, factors, bits, width, bias_at)
     mask = (np.int64(1) << block_shift) - 1
     capacity = nodes.shape[0]

@@ -7,7 +7,7 @@ apart. Each query has its own beam and bounds, so it finds what it finds alone.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from vstore_kernels.dots import CHUNK
 from vstore_kernels.fours import FOUR, judge_four
 from vstore_kernels.intrinsics import trailing_zeros
 from vstore_kernels.jit import Int, inner, part
+from vstore_kernels.pack_views import PackView, flat_at, grid_at
 from vstore_kernels.rescore import keep
 from vstore_kernels.scoring import QueryView, prefetch_row, score
 
@@ -27,30 +28,34 @@ RUN: Final = 16
 """Rows asked for while as many are scored: at 1,024 dimensions 8 KiB each, which the first cache holds."""
 
 
-class TileView(NamedTuple):
-    """The queries of a scan and their beams; the first axis is the query's place in the tile."""
+class TileView(PackView):
+    """The queries of a scan and their beams, in an `AnswerScratch`'s pack; the first axis is the query's
+    place in the tile.
+    """
 
-    packed: NDArray[np.uint64]
+    __slots__ = ()
+
+    packed = grid_at(15, np.uint64)
     """uint64 [TILE or 1, words]."""
-    factors: NDArray[np.float32]
+    factors = grid_at(16, np.float32)
     """float32 [.., N_FACTORS]."""
-    nodes: NDArray[np.int32]
+    nodes = grid_at(17, np.int32)
     """int32 [.., >= ef], mutated."""
-    distances: NDArray[np.float32]
+    distances = grid_at(18, np.float32)
     """float32 [.., >= ef], mutated."""
-    bound_nodes: NDArray[np.int32]
+    bound_nodes = grid_at(19, np.int32)
     """int32 [.., >= k], mutated."""
-    bounds: NDArray[np.float32]
+    bounds = grid_at(20, np.float32)
     """float32 [.., >= k], mutated."""
-    sizes: NDArray[np.int64]
+    sizes = grid_at(21, np.int64)
     """int64 [.., 2]: nodes in the beam, upper bounds held; mutated."""
-    rows: NDArray[np.int64]
+    rows = flat_at(22, np.int64)
     """int64 [2 * RUN], mutated: nodes to be scored, and those after them."""
-    wide: NDArray[np.float32]
+    wide = grid_at(23, np.float32)
     """float32 [N_FACTORS, ..], mutated: `factors`, a factor of all queries beside each other."""
-    limits: NDArray[np.float32]
+    limits = flat_at(24, np.float32)
     """float32 [..], mutated: the k-th least upper bound of each query, infinite before there are k."""
-    estimates: NDArray[np.float32]
+    estimates = flat_at(25, np.float32)
     """float32 [FOUR], mutated."""
 
 

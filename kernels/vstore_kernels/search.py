@@ -27,6 +27,7 @@ from vstore_kernels.layout import (
     N_STOPS,
     NEEDS,
 )
+from vstore_kernels.packs import pack
 from vstore_kernels.tables import BlockTables
 from vstore_kernels.views import EF, EPOCH, MODE, N_SEEDS, N_STATE, SIZE
 from vstore_kernels.walk import descend_levels, stamp_seeds, walk
@@ -74,6 +75,7 @@ class SearchScratch:
         "state",
         "visited",
         "wanted",
+        "words",
     )
 
     def __init__(self, n: int = 0, max_ef: int = 64, M0: int = 32) -> None:
@@ -92,6 +94,28 @@ class SearchScratch:
         self.wanted = np.zeros((2, 0), np.uint8)
         self.need_lists = np.empty(0, np.int32)
         self.need_codes = np.empty(0, np.int32)
+        self.words = pack(self.arrays)
+        """int64, the pack of `arrays` (`views.SearchView`)."""
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The buffers in the order of `views.SearchView`."""
+        return (
+            self.state,
+            self.counters,
+            self.beam_nodes,
+            self.beam_distances,
+            self.heap_nodes,
+            self.heap_distances,
+            self.seeds,
+            self.visited,
+            self.buffer,
+            self.failing,
+            self.wanted,
+            self.need_lists,
+            self.need_codes,
+            self.n_needs,
+        )
 
     @property
     def needs_lists(self) -> NDArray[np.int32]:
@@ -105,6 +129,7 @@ class SearchScratch:
 
     def fit(self, tables: BlockTables, n_seeds: int, ef: int, mode: int) -> None:
         """Make room for a search of a shard and take its epoch."""
+        before = self.arrays
         if self.visited.size < tables.n:
             self.visited, self.epoch = np.zeros(tables.n, np.uint32), 0
         if self.beam_nodes.size < ef:
@@ -129,6 +154,9 @@ class SearchScratch:
             self.epoch = 0
         self.epoch += 1
         self.n = tables.n
+        after = self.arrays
+        if any(old is not new for old, new in zip(before, after, strict=True)):
+            self.words = pack(after)
 
 
 def begin(
@@ -200,20 +228,7 @@ def step(
     if mode != HNSW and passing.size * 64 < tables.n:
         raise ValueError(f"a bitmap of {passing.size} words does not cover {tables.n} nodes")
     done = walk(
-        scratch.state,
-        scratch.counters,
-        scratch.beam_nodes,
-        scratch.beam_distances,
-        scratch.heap_nodes,
-        scratch.heap_distances,
-        scratch.seeds,
-        scratch.visited,
-        scratch.buffer,
-        scratch.failing,
-        scratch.wanted,
-        scratch.need_lists,
-        scratch.need_codes,
-        scratch.n_needs,
+        scratch.words,
         tables.list_table,
         tables.code_table,
         tables.block_shift,

@@ -4,7 +4,7 @@ A compiler that may reassociate a sum splits it over as many lanes as the proces
 and additions where it has an instruction for both: other machines, other last bits, other graphs. Here the
 lanes are written out. Element j goes to lane j % LANES; what is left of a row goes to the lower half of the
 lanes, folded, then to a quarter, and so on; products are rounded before they are added. LLVM makes of it what
-registers there are. The plain Python twins say the same in numpy, and are equal to it.
+registers there are, once a kernel. The plain Python twins say the same in numpy, and are equal to it.
 
 Arguments are addresses of float32 rows, of any alignment.
 """
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from vstore_kernels import gate
 from vstore_kernels.jit import DISABLE_JIT, Int, kernel
+from vstore_kernels.outlined import call_outlined
 
 LANES: Final = 32
 """Partial sums of a row."""
@@ -189,7 +190,10 @@ else:
         """Return the sum of (a[j] - b[j])^2 over n elements at two addresses."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _emit_sums(builder, list(args[:2]), args[2], [_gap_term])[0]
+            def emit(inside: Any, given: list[Any]) -> Any:
+                return _emit_sums(inside, given[:2], given[2], [_gap_term])[0]
+
+            return call_outlined(builder, "vstore_gap_sum", _F32, list(args), emit)
 
         return types.float32(types.int64, types.int64, types.int64), codegen
 
@@ -198,7 +202,11 @@ else:
         """Return the sum of (factor a[j] - b[j])^2 over n elements at two addresses."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _emit_sums(builder, [args[0], args[2]], args[3], [_scaled_gap_term(args[1])])[0]
+            def emit(inside: Any, given: list[Any]) -> Any:
+                a, factor, b, n = given
+                return _emit_sums(inside, [a, b], n, [_scaled_gap_term(factor)])[0]
+
+            return call_outlined(builder, "vstore_scaled_gap_sum", _F32, list(args), emit)
 
         return types.float32(types.int64, types.float32, types.int64, types.int64), codegen
 
@@ -207,7 +215,10 @@ else:
         """Return the sum of a[j] * b[j] over n elements at two addresses."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _emit_sums(builder, list(args[:2]), args[2], [_product_term])[0]
+            def emit(inside: Any, given: list[Any]) -> Any:
+                return _emit_sums(inside, given[:2], given[2], [_product_term])[0]
+
+            return call_outlined(builder, "vstore_product_sum", _F32, list(args), emit)
 
         return types.float32(types.int64, types.int64, types.int64), codegen
 
@@ -216,8 +227,12 @@ else:
         """Return the sums of a[j] * b[j] and of b[j]^2, of one pass over n elements at two addresses."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            found = _emit_sums(builder, list(args[:2]), args[2], [_product_term, _own_square])
-            return _cgutils.pack_array(builder, found)
+            def emit(inside: Any, given: list[Any]) -> Any:
+                found = _emit_sums(inside, given[:2], given[2], [_product_term, _own_square])
+                return _cgutils.pack_array(inside, found)
+
+            kind = ir.ArrayType(_F32, 2)
+            return call_outlined(builder, "vstore_product_and_square", kind, list(args), emit)
 
         two = _types.UniTuple(types.float32, 2)
         return two(types.int64, types.int64, types.int64), codegen
@@ -227,7 +242,10 @@ else:
         """Return the sum of (a[j] - origin[j]) * b[j] over n elements at three addresses."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _emit_sums(builder, list(args[:3]), args[3], [_shifted_term])[0]
+            def emit(inside: Any, given: list[Any]) -> Any:
+                return _emit_sums(inside, given[:3], given[3], [_shifted_term])[0]
+
+            return call_outlined(builder, "vstore_shifted_sum", _F32, list(args), emit)
 
         return types.float32(types.int64, types.int64, types.int64, types.int64), codegen
 

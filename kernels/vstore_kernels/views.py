@@ -1,8 +1,4 @@
-"""The arrays of a search bundled by owner, for the kernels to hand to each other.
-
-They are built inside `walk.walk`, where a tuple costs nothing; across the border from Python, numba would
-take microseconds to type each one.
-"""
+"""The arrays of a search bundled by owner, for the kernels to hand to each other."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vstore_kernels.jit import Int
+from vstore_kernels.pack_views import PackView, flat_at, grid_at
 
 SIZE: Final = 0
 CURRENT: Final = 1
@@ -23,36 +20,38 @@ HEAP_SIZE: Final = 6
 N_STATE: Final = 8
 
 
-class SearchView(NamedTuple):
+class SearchView(PackView):
     """The arrays of a `SearchScratch`; all are mutated by the kernels."""
 
-    state: NDArray[np.int64]
+    __slots__ = ()
+
+    state = flat_at(0, np.int64)
     """int64 [N_STATE], at the positions above."""
-    counters: NDArray[np.int64]
+    counters = flat_at(1, np.int64)
     """int64 [N_COUNTERS]."""
-    beam_nodes: NDArray[np.int32]
+    beam_nodes = flat_at(2, np.int32)
     """int32 [>= ef]."""
-    beam_distances: NDArray[np.float32]
+    beam_distances = flat_at(3, np.float32)
     """float32 [>= ef]."""
-    heap_nodes: NDArray[np.int32]
+    heap_nodes = flat_at(4, np.int32)
     """int32 [>= n], the frontier of HNSW_RESULT_FILTER; else empty."""
-    heap_distances: NDArray[np.float32]
+    heap_distances = flat_at(5, np.float32)
     """float32, as long as heap_nodes."""
-    seeds: NDArray[np.int32]
+    seeds = flat_at(6, np.int32)
     """int32 [>= n_seeds], not scored yet."""
-    visited: NDArray[np.uint32]
+    visited = flat_at(7, np.uint32)
     """uint32 [>= n], the stamp of the search that last met each node."""
-    buffer: NDArray[np.int32]
+    buffer = flat_at(8, np.int32)
     """int32 [>= 2 M0 + MAX_TWO_HOP_FOUND], nodes to score."""
-    failing: NDArray[np.int32]
+    failing = flat_at(9, np.int32)
     """int32 [>= M0], failing neighbours of a node."""
-    wanted: NDArray[np.uint8]
+    wanted = grid_at(10, np.uint8)
     """uint8 [2, >= n_blocks], zero between calls: lists and codes already among the needs."""
-    need_lists: NDArray[np.int32]
+    need_lists = flat_at(11, np.int32)
     """int32 [>= n_blocks]."""
-    need_codes: NDArray[np.int32]
+    need_codes = flat_at(12, np.int32)
     """int32 [>= n_blocks]."""
-    n_needs: NDArray[np.int64]
+    n_needs = flat_at(13, np.int64)
     """int64 [2], the lengths of the two."""
 
 

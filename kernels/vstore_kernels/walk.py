@@ -209,13 +209,12 @@ def _prefetch_following(search: SearchView, tables: TableView) -> None:
 
 
 @inner()
-def run_walk(
-    search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64], lookahead: Int
-) -> bool:
-    """Run until done, or until a block lacks; as `walk`, for use inside kernels."""
+def run_walk(search: SearchView, tables: TableView, query: QueryView, passing: NDArray[np.uint64]) -> bool:
+    """Run until done, or until a block lacks; as `walk`, for use inside kernels.
+
+    The codes of seeds are there, and under ACORN seeds pass: `seeds_ready` sees to both.
+    """
     state = search.state
-    if state[N_SEEDS] > 0 and not seeds_ready(search, tables, passing):
-        return False
     nodes, m = search.seeds, np.int64(state[N_SEEDS])
     state[N_SEEDS] = 0
     # One place takes seeds and neighbours: it is inlined, and large.
@@ -231,7 +230,6 @@ def run_walk(
         else:
             m = _gather(node, search, tables)
         if m < 0:
-            collect_needs(search, tables, passing, lookahead)
             return False
         search.counters[N_HOPS] += 1
         if state[MODE] == HNSW_RESULT_FILTER:
@@ -242,20 +240,7 @@ def run_walk(
 
 @kernel()
 def walk(
-    state: NDArray[np.int64],
-    counters: NDArray[np.int64],
-    beam_nodes: NDArray[np.int32],
-    beam_distances: NDArray[np.float32],
-    heap_nodes: NDArray[np.int32],
-    heap_distances: NDArray[np.float32],
-    seeds: NDArray[np.int32],
-    visited: NDArray[np.uint32],
-    buffer: NDArray[np.int32],
-    failing: NDArray[np.int32],
-    wanted: NDArray[np.uint8],
-    need_lists: NDArray[np.int32],
-    need_codes: NDArray[np.int32],
-    n_needs: NDArray[np.int64],
+    scratch: NDArray[np.int64],
     list_table: NDArray[np.int64],
     code_table: NDArray[np.int64],
     block_shift: Int,
@@ -272,17 +257,16 @@ def walk(
 ) -> bool:
     """Run until done (True) or until a block lacks (False, with the needs written).
 
-    The arrays are those of `SearchView` (mutated), `TableView` and `QueryView`, and the uint64 bitmap of
-    passing nodes. Malkov & Yashunin 2018, Algorithm 2, with the beam as one sorted array.
+    `scratch` is the pack of a `SearchView`, whose arrays are mutated; the others are those of `TableView` and
+    `QueryView`, and the uint64 bitmap of passing nodes. Malkov & Yashunin 2018, Algorithm 2, with the beam as
+    one sorted array.
     """
-    n_needs[:] = 0
-    # fmt: off
-    search = SearchView(
-        state, counters, beam_nodes, beam_distances, heap_nodes, heap_distances, seeds, visited, buffer,
-        failing, wanted, need_lists, need_codes, n_needs,
-    )
-    # fmt: on
+    search = SearchView(scratch)
+    search.n_needs[:] = 0
     tables = TableView(list_table, code_table, block_shift, M0, row_bytes, resident)
-    return bool(
-        run_walk(search, tables, QueryView(packed, factors, bits, width, bias_at), passing, lookahead)
-    )
+    if search.state[N_SEEDS] > 0 and not seeds_ready(search, tables, passing):
+        return False
+    if run_walk(search, tables, QueryView(packed, factors, bits, width, bias_at), passing):
+        return True
+    collect_needs(search, tables, passing, lookahead)
+    return False

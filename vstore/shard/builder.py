@@ -26,7 +26,7 @@ from vstore.shard.sketches import Sketcher
 from vstore.shard.space import to_space
 from vstore.storage.upload import Sink
 from vstore.types import Float32s, Int32s, Int64s, Schema, UInt8s
-from vstore_kernels import build, clusters, lists
+from vstore_kernels import ahead, build, clusters, lists
 from vstore_kernels.codes import CodeParams
 
 Progress = Callable[[int, int], None]
@@ -73,6 +73,7 @@ class ShardBuilder:
         """
         if rows.n == 0:
             raise InvalidInput("a shard has at least one row")
+        ahead.begin()
         space = to_space(rows.vectors, schema.metric)
         order = clusters.cluster_order(space, index.cluster_rows, index.seed, self._n_threads)
         places = np.argsort(order.order)
