@@ -14,7 +14,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-COMPILING = "vstore: compiling search kernels (first use on this machine, about half a minute)"
+COMPILING = "vstore: compiling search kernels (first use on this machine, about 20 seconds)"
 
 Report = Callable[[int, int], None]
 """Called with what is done and what there is in all."""

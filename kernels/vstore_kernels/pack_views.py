@@ -71,16 +71,16 @@ class PackView:
             _make_known(cls)
 
 
-class _ViewType(types.Type):  # type: ignore[misc]
+class _ViewType(types.Type):
     def __init__(self, view: type[PackView]) -> None:
         self.fields = {name: field for name, field in vars(view).items() if isinstance(field, _Field)}
         super().__init__(name=view.__name__)
 
 
 @register_model(_ViewType)
-class _ViewModel(models.PrimitiveModel):  # type: ignore[misc]
+class _ViewModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _I64.as_pointer())
+        super().__init__(manager, kind, _I64.as_pointer())  # type: ignore[no-untyped-call]
 
 
 def _make_known(view: type[PackView]) -> None:
@@ -94,22 +94,22 @@ def _make_known(view: type[PackView]) -> None:
 
         return typed
 
-    @lower_builtin(view, types.Array)
+    @lower_builtin(view, types.Array)  # type: ignore[no-untyped-call]
     def _(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return context.make_array(signature.args[0])(context, builder, args[0]).data
 
 
 @infer_getattr
-class _Fields(AttributeTemplate):  # type: ignore[misc]
+class _Fields(AttributeTemplate):
     key = _ViewType
 
-    def generic_resolve(self, kind: Any, name: str) -> Any:
+    def generic_resolve(self, kind: Any, name: str) -> Any:  # type: ignore[override]
         """Return the type of a field."""
         field = kind.fields.get(name)
         return None if field is None else field.kind
 
 
-@lower_getattr_generic(_ViewType)
+@lower_getattr_generic(_ViewType)  # type: ignore[no-untyped-call]
 def _read(context: Any, builder: Any, kind: Any, words: Any, name: str) -> Any:
     field = kind.fields[name]
     unchanging = builder.module.add_metadata([])

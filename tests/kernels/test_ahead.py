@@ -20,9 +20,9 @@ import numpy as np
 import vstore
 from vstore_kernels import ahead
 
-rows = np.random.default_rng(0).standard_normal((1500, 16)).astype(np.float32)
-photos = vstore.connect("memory://").create_collection("photos", dim=16, metric="l2")
-photos.upsert(np.arange(1500), rows, progress=False)
+rows = np.random.default_rng(0).standard_normal((5000, 32)).astype(np.float32)
+photos = vstore.connect("memory://").create_collection("photos", dim=32, metric="l2")
+photos.upsert(np.arange(5000), rows, progress=False)
 photos.flush(progress=False)
 assert photos.search(rows[7], k=3).ids[0] == 7
 for kernel, signature in (ahead.AHEAD, *ahead.MEANWHILE):

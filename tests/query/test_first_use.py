@@ -37,7 +37,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 def test_one_line_to_the_log_where_there_is_no_terminal():
     ended = run(sys.executable, "-u", "-c", PROGRAM)
     lines = [line for line in ended.stderr.splitlines() if "compiling" in line]
-    assert lines == ["vstore: compiling search kernels (first use on this machine, about half a minute)"]
+    assert lines == ["vstore: compiling search kernels (first use on this machine, about 20 seconds)"]
     silent = PROGRAM.replace("level=logging.INFO", "level=logging.WARNING")
     assert "compiling" not in run(sys.executable, "-c", silent).stderr
 
