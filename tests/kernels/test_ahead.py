@@ -18,13 +18,14 @@ pytestmark = pytest.mark.skipif(DISABLE_JIT or not CACHED, reason="nothing is co
 FIRST_ANSWER = """
 import numpy as np
 import vstore
+from vstore import F
 from vstore_kernels import ahead
 
 rows = np.random.default_rng(0).standard_normal((5000, 32)).astype(np.float32)
-photos = vstore.connect("memory://").create_collection("photos", dim=32, metric="l2")
-photos.upsert(np.arange(5000), rows, progress=False)
+photos = vstore.connect("memory://").create_collection("photos", dim=32, metric="l2", fields={"x": "int"})
+photos.upsert(np.arange(5000), rows, attributes={"x": np.arange(5000)}, progress=False)
 photos.flush(progress=False)
-assert photos.search(rows[7], k=3).ids[0] == 7
+assert photos.search(rows[7], k=3, filter=F.x < 50).ids[0] == 7
 for kernel, signature in (ahead.AHEAD, *ahead.MEANWHILE):
     found = ahead.whole(kernel).signatures
     assert found == [signature], (kernel, found)
