@@ -101,14 +101,11 @@ class S3Access:
         self.options, self._settings = options, settings
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        self._botocore: Any = botocore.session.Session()
+        # Where credentials are given no client of botocore's is needed to find them; its handlers, which only
+        # clients call, take longer to register than a request takes.
+        self._has_keys = options.access_key_id is not None and options.secret_access_key is not None
+        self._botocore = self._session(handlers=not self._has_keys)
         with self._accepted():
-            if options.region is not None:
-                self._botocore.set_config_variable("region", options.region)
-            if options.access_key_id is not None and options.secret_access_key is not None:
-                self._botocore.set_credentials(
-                    options.access_key_id, options.secret_access_key, options.session_token
-                )
             validate_region_name(self._botocore.get_config_variable("region"))
             url = options.endpoint_url
             if url is not None and not is_valid_endpoint_url(url):
@@ -167,6 +164,15 @@ class S3Access:
             if self._client is not None:
                 self._client.close()
 
+    def _session(self, handlers: bool) -> Any:
+        options, made = self.options, botocore.session.Session(include_builtin_handlers=handlers)
+        with self._accepted():
+            if options.region is not None:
+                made.set_config_variable("region", options.region)
+            if self._has_keys:
+                made.set_credentials(options.access_key_id, options.secret_access_key, options.session_token)
+        return made
+
     def _made(self) -> S3Client:
         options, settings = self.options, self._settings
         s3: Any = {}
@@ -185,8 +191,9 @@ class S3Access:
         )
         import boto3
 
+        session = self._session(handlers=True) if self._has_keys else self._botocore
         with self._accepted():
-            client = boto3.session.Session(botocore_session=self._botocore).client(
+            client = boto3.session.Session(botocore_session=session).client(
                 "s3", endpoint_url=options.endpoint_url, region_name=self.region, config=config
             )
         # A server that answers without "100 Continue" costs every PUT a wait.
