@@ -169,7 +169,7 @@ class S3Access:
         with self._accepted():
             if options.region is not None:
                 made.set_config_variable("region", options.region)
-            if self._has_keys:
+            if options.access_key_id is not None and options.secret_access_key is not None:
                 made.set_credentials(options.access_key_id, options.secret_access_key, options.session_token)
         return made
 
