@@ -49,7 +49,7 @@ K = 10
 REPORT = "training.json"
 RESULT = Path(__file__).parent / "results" / "rerank_grocery.json"
 SETTINGS = TrainSettings(
-    n_steps=6000,
+    n_steps=5500,
     learning_rate=3e-3,
     warmup=0.05,
     weight_decay=0.2,
@@ -65,7 +65,7 @@ SETTINGS = TrainSettings(
     patience=0,
     n_views=12,
 )
-LAST = replace(SETTINGS, n_steps=2500, learning_rate=1.5e-3, seed=1)
+LAST = replace(SETTINGS, n_steps=2250, learning_rate=1.5e-3, seed=1)
 """Of the second part."""
 AUGMENT = PhotoAugment(
     crop=0.4, rotate=20, brightness=0.2, contrast=0.15, saturation=0.15, tint=0.05, erase=0.3
