@@ -23,7 +23,7 @@ from .recall import recall
 K = 10
 CACHE_BYTES = 4 << 30
 ROUNDS = 25
-"""In which a handle and one of everything in memory are asked in turns: some take a tenth of a millisecond."""
+"""In which a handle and one of everything in memory are asked in turns; a search may take 0.1 ms."""
 DEFAULTS_ON_S3: dict[str, Any] = {"cold_plan": "clusters", "hydrate_bytes": 0}
 """What a folder needs to be searched as S3 is; without hydration, which reads after the answer."""
 STATES = ("cold", "vectors remote", "all cached", "naive graph")
