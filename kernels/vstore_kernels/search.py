@@ -76,6 +76,7 @@ class SearchScratch:
         "visited",
         "wanted",
         "words",
+        "words_of",
     )
 
     def __init__(self, n: int = 0, max_ef: int = 64, M0: int = 32) -> None:
@@ -94,8 +95,9 @@ class SearchScratch:
         self.wanted = np.zeros((2, 0), np.uint8)
         self.need_lists = np.empty(0, np.int32)
         self.need_codes = np.empty(0, np.int32)
-        self.words = pack(self.arrays)
-        """int64, the pack of `arrays` (`views.SearchView`)."""
+        self.words_of = self.arrays
+        self.words = pack(self.words_of)
+        """int64, the pack of `words_of` (`views.SearchView`), which are the buffers once `fit` was called."""
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
@@ -129,7 +131,6 @@ class SearchScratch:
 
     def fit(self, tables: BlockTables, n_seeds: int, ef: int, mode: int) -> None:
         """Make room for a search of a shard and take its epoch."""
-        before = self.arrays
         if self.visited.size < tables.n:
             self.visited, self.epoch = np.zeros(tables.n, np.uint32), 0
         if self.beam_nodes.size < ef:
@@ -154,9 +155,10 @@ class SearchScratch:
             self.epoch = 0
         self.epoch += 1
         self.n = tables.n
-        after = self.arrays
-        if any(old is not new for old, new in zip(before, after, strict=True)):
-            self.words = pack(after)
+        arrays = self.arrays
+        # Who extends this class may have changed some of them, too.
+        if any(old is not new for old, new in zip(self.words_of, arrays, strict=True)):
+            self.words_of, self.words = arrays, pack(arrays)
 
 
 def begin(
