@@ -269,11 +269,12 @@ class LocalStore:
         directory = os.path.dirname(path)
         tmp = os.path.join(directory, f"{TMP_PREFIX}{os.getpid():x}-{secrets.token_hex(8)}")
         for attempt in range(100):
-            self._make_directory(directory)
             try:
+                self._make_directory(directory)
                 return os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), tmp
-            except FileNotFoundError:
-                # A delete pruned the directory between the two lines above.
+            except (FileNotFoundError, FileExistsError):
+                # A delete pruned the directory, or a parent of it, while this made it (`makedirs` says it
+                # exists where it is gone by the time it looks again) or before this wrote.
                 self._durable.discard(directory)
                 if attempt == 99:
                     raise
