@@ -131,6 +131,18 @@ def _emit_sums(builder: Any, rows: list[Any], n: Any, terms: Sequence[Callable[.
     return totals
 
 
+def _summing(name: str, term: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the code of an intrinsic of rows' addresses, then their length: the sum of `term`, outlined."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def emit(inside: Any, given: list[Any]) -> Any:
+            return _emit_sums(inside, given[:-1], given[-1], [term])[0]
+
+        return call_outlined(builder, name, _F32, list(args), emit)
+
+    return codegen
+
+
 def _rows_at(addresses: tuple[Any, ...], n: Any) -> list[NDArray[np.float32]]:
     kind = ctypes.c_float * int(n)
     return [np.ctypeslib.as_array(kind.from_address(int(address))) for address in addresses]
@@ -188,14 +200,7 @@ else:
     @intrinsic
     def gap_sum(typingctx: Any, a: Any, b: Any, n: Any) -> Any:
         """Return the sum of (a[j] - b[j])^2 over n elements at two addresses."""
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            def emit(inside: Any, given: list[Any]) -> Any:
-                return _emit_sums(inside, given[:2], given[2], [_gap_term])[0]
-
-            return call_outlined(builder, "vstore_gap_sum", _F32, list(args), emit)
-
-        return types.float32(types.int64, types.int64, types.int64), codegen
+        return types.float32(types.int64, types.int64, types.int64), _summing("vstore_gap_sum", _gap_term)
 
     @intrinsic
     def scaled_gap_sum(typingctx: Any, a: Any, factor: Any, b: Any, n: Any) -> Any:
@@ -213,14 +218,9 @@ else:
     @intrinsic
     def product_sum(typingctx: Any, a: Any, b: Any, n: Any) -> Any:
         """Return the sum of a[j] * b[j] over n elements at two addresses."""
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            def emit(inside: Any, given: list[Any]) -> Any:
-                return _emit_sums(inside, given[:2], given[2], [_product_term])[0]
-
-            return call_outlined(builder, "vstore_product_sum", _F32, list(args), emit)
-
-        return types.float32(types.int64, types.int64, types.int64), codegen
+        return types.float32(types.int64, types.int64, types.int64), _summing(
+            "vstore_product_sum", _product_term
+        )
 
     @intrinsic
     def product_and_square(typingctx: Any, a: Any, b: Any, n: Any) -> Any:
@@ -240,14 +240,9 @@ else:
     @intrinsic
     def shifted_sum(typingctx: Any, a: Any, b: Any, origin: Any, n: Any) -> Any:
         """Return the sum of (a[j] - origin[j]) * b[j] over n elements at three addresses."""
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            def emit(inside: Any, given: list[Any]) -> Any:
-                return _emit_sums(inside, given[:3], given[3], [_shifted_term])[0]
-
-            return call_outlined(builder, "vstore_shifted_sum", _F32, list(args), emit)
-
-        return types.float32(types.int64, types.int64, types.int64, types.int64), codegen
+        return types.float32(types.int64, types.int64, types.int64, types.int64), _summing(
+            "vstore_shifted_sum", _shifted_term
+        )
 
 
 def row_squares(rows: NDArray[np.float32], d: int | None = None) -> NDArray[np.float32]:

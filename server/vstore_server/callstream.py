@@ -21,14 +21,13 @@ from vstore_server import errors
 from vstore_server.alike import Kinds
 from vstore_server.codec import Limits, Message, decode, encode
 from vstore_server.errors import DeadlineExceeded, LimitExceeded, MalformedMessage, ServerUnavailable
-from vstore_server.methods import CALLS, METHODS, Call, Method
+from vstore_server.methods import CALLS, METHODS, SEARCH, Call, Method
 from vstore_server.plain import PlainSearch, plain_search
 from vstore_server.searches import Searches
 
 MOST_BYTES = 64 << 10
 """Requests of a stream are decoded where all streams are served, so they must be small."""
 _EOF: Any = grpc.aio.EOF
-_SEARCH = METHODS["Search"]
 
 Identify = Callable[[Method, Any], Call]
 Run = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
@@ -114,7 +113,7 @@ class CallStreams:
         try:
             known = kinds.find(data) if self._searches.is_alone else None
             if known is not None:
-                method = _SEARCH
+                method = SEARCH
                 call = self._on.identify(method, context)
                 answer = self._plain_at_once(known[0], call)
                 if answer is not None:

@@ -22,12 +22,11 @@ from vstore_server.callstream import Answering, check_size, method_of, timeout_o
 from vstore_server.codec import Message, decode, encode
 from vstore_server.errors import DeadlineExceeded, MalformedMessage, ServerUnavailable
 from vstore_server.frames import MOST_UNDER_WAY, pack_answers, unpack_requests
-from vstore_server.methods import FRAMES, METHODS, Call, Method
+from vstore_server.methods import FRAMES, SEARCH, Call, Method
 from vstore_server.plain import plain_search
 from vstore_server.searches import Searches, Waiting
 
 _EOF: Any = grpc.aio.EOF
-_SEARCH = METHODS["Search"]
 
 OnLane = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
 
@@ -193,12 +192,12 @@ class _Stream:
         try:
             if known is not None:
                 plain, timeout_s = known
-                one.method = _SEARCH
+                one.method = SEARCH
                 one.until_s = None if timeout_s is None else one.started + timeout_s
                 search = of.answering.plain_search_of(plain, call)
             else:
                 message = self._decode(one)
-                if one.method is _SEARCH:
+                if one.method is SEARCH:
                     search = self._search_of(one, message, call)
         except Closed:
             # The handle went the moment before; a thread opens it again, or says what became of it.

@@ -66,6 +66,7 @@ METHODS: dict[str, Method] = {
 """Every method of the service, by the name in its path."""
 
 
+SEARCH = METHODS["Search"]
 CALLS = Method("Calls", "read", "search", "calls")
 """The stream that carries unary reads, one after the other (`callstream`)."""
 FRAMES = Method("Frames", "read", "search", "calls")

@@ -11,6 +11,7 @@ from kernel_data import Shard, clustered, examples, run, whole_numbers
 from tests import naive
 from vstore_kernels import acorn, bitmap, codes, layout, search
 from vstore_kernels.jit import DISABLE_JIT
+from vstore_kernels.packs import pack
 
 N = 120 if DISABLE_JIT else 400
 MODES = st.sampled_from(layout.MODES)
@@ -150,6 +151,18 @@ def test_a_scratch_serves_one_search_after_another() -> None:
                 fresh = run(search.SearchScratch(), own.tables, code, seeds, 10 + seed, mode, passing)
                 for a, b in zip(used, fresh, strict=True):
                     assert np.array_equal(a, b)
+
+
+def test_a_class_that_changes_the_scratch_is_packed_anew() -> None:
+    class Wider(search.SearchScratch):
+        def fit(self, tables: search.BlockTables, n_seeds: int, ef: int, mode: int) -> None:
+            self.buffer, self.failing = np.empty(5000, np.int32), np.empty(5000, np.int32)
+            super().fit(tables, n_seeds, ef, mode)
+
+    own, code, scratch = shard(), query_code(1), Wider()
+    for seed in range(2):
+        run(scratch, own.tables, code, np.array([seed]), 20, layout.HNSW)
+        assert scratch.words.tolist() == pack(scratch.arrays).tolist()
 
 
 def test_stamps_survive_the_end_of_their_range() -> None:

@@ -26,7 +26,7 @@ from vstore.shard.reader import Shard
 from vstore.shard.session import ShardSession
 from vstore.traverse import TRAVERSALS, Found, Walk, WalkParams
 from vstore.traverse.clusters import choose_blocks, code_bytes_of, reach_of
-from vstore.traverse.sketches import blocks_read
+from vstore.traverse.sketches import blocks_read, n_ranges
 from vstore.types import Bitmap, Float32s, Int32s
 from vstore_kernels import bitmap
 from vstore_kernels.codes import prepare_query
@@ -273,8 +273,7 @@ def n_within(rows: Int32s, head: ShardHead, n_bytes: int, k: int) -> int:
     """Return how many of the first of these rows (int32[m]) have exact vectors in blocks of `n_bytes` in
     all, the gaps that are joined included; at least as many as answers are wanted, twice.
     """
-    block_bytes = head.vector_block_rows * head.dim * 4
-    blocks, join = rows // head.vector_block_rows, JOINED_BYTES // block_bytes
+    blocks, block_bytes, join = _vector_blocks(rows, head)
     least, most = min(2 * k, len(rows)), len(rows)
     while least < most:
         n = (least + most + 1) // 2
@@ -287,16 +286,16 @@ def vector_reads(rows: Int32s, head: ShardHead) -> int:
     """Return what reading the exact vectors of rows (int32[m], ascending) costs, in bytes: each request of
     its own counts as the gap that stores read rather than ask twice.
     """
-    block_bytes = head.vector_block_rows * head.dim * 4
-    blocks, join = rows // head.vector_block_rows, JOINED_BYTES // block_bytes
+    blocks, block_bytes, join = _vector_blocks(rows, head)
     return blocks_read(blocks, join) * block_bytes + JOINED_BYTES * n_ranges(blocks, join)
 
 
-def n_ranges(blocks: Int32s, join: int = 0) -> int:
-    """Return how many ranges blocks (int32[b], ascending) are read in, where gaps of at most `join` are
-    read, too.
+def _vector_blocks(rows: Int32s, head: ShardHead) -> tuple[Int32s, int, int]:
+    """Return the block of exact vectors of each row (int32[m]), the bytes of one, and how many in a gap are
+    read rather than asked around.
     """
-    return int(len(blocks) > 0) + int((np.diff(blocks) > join + 1).sum())
+    block_bytes = head.vector_block_rows * head.dim * 4
+    return rows // head.vector_block_rows, block_bytes, JOINED_BYTES // block_bytes
 
 
 def _rows(n: int, passing: Bitmap | None) -> Int32s:

@@ -189,3 +189,8 @@ def blocks_read(blocks: Int32s | Int64s, join: int) -> int:
     """Return how many blocks are read for these, any order, where gaps of at most `join` are read, too."""
     apart = np.diff(np.unique(blocks))
     return 1 + int(np.where(apart <= join + 1, apart, 1).sum()) if len(blocks) else 0
+
+
+def n_ranges(blocks: Int32s | Int64s, join: int = 0) -> int:
+    """Return how many ranges blocks (int[b], ascending) are read in, where gaps of up to `join` are, too."""
+    return int(len(blocks) > 0) + int((np.diff(blocks) > join + 1).sum())
