@@ -276,6 +276,21 @@ def test_deleting_prunes_directories_up_to_the_root(tmp_path):
     assert store.get("a/b/c/1") == b"again"
 
 
+def test_a_directory_that_a_delete_takes_away_is_made_again(tmp_path, monkeypatch):
+    make, gone = os.makedirs, [FileNotFoundError(errno.ENOENT, "x"), FileExistsError(errno.EEXIST, "x")]
+
+    def taken_away(path, **options):
+        if gone:
+            raise gone.pop()
+        make(path, **options)
+
+    monkeypatch.setattr(os, "makedirs", taken_away)
+    store = LocalStore(tmp_path)
+    store.put("a/b/c", b"x")
+    assert not gone
+    assert store.get("a/b/c", 0, 1) == b"x"
+
+
 def test_foreign_files_are_seen_and_hidden_ones_are_not(tmp_path):
     """So that a folder of somebody else's is not taken for an empty one."""
     (tmp_path / "my notes.txt").write_text("hello")
