@@ -12,7 +12,7 @@ stopped goes on where it was; --until stops it at a step of the first part.
 No test photo takes part in training, and nothing is chosen by a figure of the run: steps, views and blends
 are constants, and every one of `WAYS` is written down. The first part holds a tenth
 of the train photos out, whole scenes. The second part was added when the test figures of the first were
-known; docs/TRAINING.md has all three runs of both.
+known; docs/TRAINING.md has all runs of both.
 
 FOLDER holds grocery.json and photos.zip (marcusklasson/GroceryStoreDataset at 160 pixels); CHECKPOINT is what
 `python benchmarks/models.py FOLDER --embedder` prints. `benchmarks.eval_pages` makes a page of the result.
