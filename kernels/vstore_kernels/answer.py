@@ -6,6 +6,7 @@ shards of which something is not in memory.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -43,6 +44,8 @@ __all__ = ["AnswerScratch", "Asked", "OneAnswer", "ResidentShard", "answer", "an
 _NO_FILTER: Final = np.empty(0, np.uint64)
 _MODES: Final = (*MODES, SCAN, CLUSTERS)
 _LAST_EPOCH: Final = 0xFFFFFFFF
+_MOST_FITS: Final = 64
+"""Kinds of calls that a scratch remembers to have room for."""
 
 
 class ResidentShard:
@@ -164,7 +167,7 @@ class AnswerScratch:
 
     def __init__(self) -> None:
         self._search = SearchScratch()
-        self._fits: tuple[object, ...] = ()
+        self._fits: set[tuple[object, ...]] = set()
         self._one_fits: tuple[object, object] = (None, None)
         self._one: tuple[NDArray[Any], ...] = ()
         self._arguments: tuple[NDArray[Any], ...] = ()
@@ -214,7 +217,7 @@ class AnswerScratch:
         search = self._search
         n_tile = TILE if mode == SCAN and m > 1 and ef <= TILE_BEAM else 1
         need = (shard.sizes, ef, n_seeds, k, mode, n_tile)
-        if need == self._fits and search.epoch + m < _LAST_EPOCH:
+        if need in self._fits and search.epoch + m < _LAST_EPOCH:
             search.epoch += m
             return self._words, search.epoch - m + 1
         search.fit(shard.tables, n_seeds, ef, mode)
@@ -242,8 +245,7 @@ class AnswerScratch:
             self._addresses = np.empty(ef, np.int64)
         if self._bounds.size < k:
             self._bound_nodes, self._bounds = apart(k, np.int32), apart(k, np.float32)
-        self._fits = need
-        self._arguments = (
+        arguments = (
             *search.arrays,
             self._rotated,
             self._packed,
@@ -259,7 +261,12 @@ class AnswerScratch:
             self._addresses,
             self._scan,
         )
-        self._words = pack(self._arguments)
+        # Queries of one search may have two plans by turns: they share what is large enough for both.
+        is_other = not self._arguments or any(map(operator.is_not, arguments, self._arguments))
+        if is_other or len(self._fits) >= _MOST_FITS:
+            self._fits.clear()
+            self._arguments, self._words = arguments, pack(arguments)
+        self._fits.add(need)
         return self._words, epoch
 
 

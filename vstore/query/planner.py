@@ -306,12 +306,12 @@ class ShardPlans:
         if self._near is not None:
             with np.errstate(divide="ignore"):
                 places = np.maximum(np.rint(_STEPS * np.log2(look.correlations)), _NOTHING_NEAR)
-        kinds, kind_of = np.unique(2 * places + novel, return_inverse=True)
+        kinds = (2 * places + novel).astype(np.int64)
         groups = []
-        for at, kind in enumerate(kinds.astype(np.int64).tolist()):
+        for kind in sorted(set(kinds.tolist())):
             place = None if self._near is None else kind // 2
             plan = self._plan(place, bool(kind % 2), m >= TILE)
-            groups.append((plan, np.flatnonzero(kind_of == at)))
+            groups.append((plan, np.flatnonzero(kinds == kind)))
         return groups
 
     def correlation(self, query: Float32s) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,7 @@ def unpacker(fields: Shown) -> Callable[[PayloadRow], Attributes]:
 def attributes_of(rows: Sequence[PayloadRow], values: Sequence[Any], fields: Shown) -> list[Attributes]:
     """Return `unpack_attributes` of rows, whose `values` these are."""
     names = _plain_names(fields)
-    if names is None or any(None in own for own in values):
+    if names is None or None in chain.from_iterable(values):
         return [unpack_attributes(row, fields) for row in rows]
     if len(names) == 1:
         (name,) = names
