@@ -265,6 +265,29 @@ def test_scratch_serves_calls_of_every_size() -> None:
                 assert ids.tolist() == [row[:k] for row in expected[:m]]
 
 
+def test_scratch_serves_plans_and_shards_by_turns() -> None:
+    """What one needs is larger, or of another size, than what another left; some fit as they are."""
+    shards = [shard("l2", 4), shard("cosine", 8)]
+    calls = [
+        (own, resident, mode, m, ef, k)
+        for own, resident in shards
+        for mode, m, ef, k in (
+            (layout.HNSW, 8, 24, 5),
+            (layout.HNSW, 3, 40, 5),
+            (layout.SCAN, 8, 24, 3),
+            (layout.SCAN, 1, 64, 9),
+            (layout.CLUSTERS, 4, 30, 5),
+        )
+    ]
+    scratch = AnswerScratch()
+    for number in np.random.default_rng(3).integers(0, len(calls), 60).tolist():
+        own, resident, mode, m, ef, k = calls[number]
+        queries = np.ascontiguousarray(own.vectors[:m])
+        found = ask(resident, queries, None, mode, ef=ef, k=k, scratch=scratch)
+        for a, b in zip(found, ask(resident, queries, None, mode, ef=ef, k=k), strict=True):
+            assert np.array_equal(a, b)
+
+
 @pytest.mark.parametrize("metric", layout.METRICS)
 def test_a_scan_with_every_candidate_is_exact(metric: str) -> None:
     own, resident = shard(metric, 4)
