@@ -6,7 +6,6 @@ shards of which something is not in memory.
 
 from __future__ import annotations
 
-import operator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -33,7 +32,7 @@ from vstore_kernels.layout import (
     SCAN,
 )
 from vstore_kernels.near_scan import N_SCAN
-from vstore_kernels.packs import pack
+from vstore_kernels.packs import pack, same
 from vstore_kernels.scan_tile import RUN, TILE, TILE_BEAM
 from vstore_kernels.search import SearchScratch, apart
 from vstore_kernels.sums import row_squares
@@ -262,8 +261,7 @@ class AnswerScratch:
             self._scan,
         )
         # Queries of one search may have two plans by turns: they share what is large enough for both.
-        is_other = not self._arguments or any(map(operator.is_not, arguments, self._arguments))
-        if is_other or len(self._fits) >= _MOST_FITS:
+        if len(self._fits) >= _MOST_FITS or not same(arguments, self._arguments):
             self._fits.clear()
             self._arguments, self._words = arguments, pack(arguments)
         self._fits.add(need)

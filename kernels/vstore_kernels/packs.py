@@ -7,6 +7,7 @@ where it is read-only; an address is neither. Who packs arrays keeps them alive,
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -35,6 +36,11 @@ def pack(arrays: Sequence[NDArray[Any]], numbers: Sequence[int] = ()) -> NDArray
             )
         words += (array.ctypes.data, array.shape[0], array.shape[1] if array.ndim == 2 else 1)
     return np.array([*words, *numbers], np.int64)
+
+
+def same(arrays: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> bool:
+    """Return whether these are the very same arrays, so that one pack serves for both."""
+    return len(arrays) == len(others) and all(map(operator.is_, arrays, others))
 
 
 def python_array(words: NDArray[np.int64], place: int, dtype: Any, n_dimensions: int) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from vstore_kernels.layout import (
     N_STOPS,
     NEEDS,
 )
-from vstore_kernels.packs import pack
+from vstore_kernels.packs import pack, same
 from vstore_kernels.tables import BlockTables
 from vstore_kernels.views import EF, EPOCH, MODE, N_SEEDS, N_STATE, SIZE
 from vstore_kernels.walk import descend_levels, stamp_seeds, walk
@@ -157,7 +157,7 @@ class SearchScratch:
         self.n = tables.n
         arrays = self.arrays
         # Who extends this class may have changed some of them, too.
-        if any(old is not new for old, new in zip(self.words_of, arrays, strict=True)):
+        if not same(arrays, self.words_of):
             self.words_of, self.words = arrays, pack(arrays)
 
 

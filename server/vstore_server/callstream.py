@@ -122,7 +122,7 @@ class CallStreams:
             message = decode(data, self._on.limits)
             method = method_of(message)
             call = self._on.identify(method, context)
-            if method.name == "Search" and self._searches.is_alone:
+            if method is SEARCH and self._searches.is_alone:
                 answer = self._at_once(data, kinds, message, call)
                 if answer is not None:
                     return answer
