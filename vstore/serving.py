@@ -10,16 +10,16 @@ from vstore.collection import Collection
 from vstore.filters import FilterLike
 from vstore.ingest.view import CollectionView
 from vstore.query.alone import RowsOfOne
-from vstore.query.request import SearchRequest
+from vstore.query.request import SearchRequest, check_queries
 from vstore.query.together import search_together
 from vstore.shard.reader import Shard
-from vstore.types import Hits
+from vstore.types import Float32s, Hits
 
 MOST_US = 2_000.0
 """So long may an answer from memory keep an event loop from its sockets, by the planner's estimate."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class CheckedSearch:
     """A search whose arguments hold, and the state of the collection that it was checked against."""
 
@@ -43,6 +43,28 @@ def checked_search(
     """
     view = collection._view()
     return CheckedSearch(collection, view, collection._request(view, query, k, filter, recall, ef))
+
+
+def checked_searches(
+    collection: Collection, queries: Float32s, k: Any, recall: Any, ef: Any
+) -> list[CheckedSearch] | None:
+    """Return searches without a filter that differ in the vector alone, as `checked_search` returns each.
+
+    None where a vector must be looked at closely, and may be at fault: then check each by itself.
+
+    Args:
+        collection: what they are of.
+        queries: float32[m, d], at least one.
+        k, recall, ef: as `Collection.search` takes them.
+
+    Raises: what `Collection.search` raises for bad arguments.
+    """
+    view = collection._view()
+    kept = check_queries(queries, view.schema)
+    if kept is None:
+        return None
+    _, k, filter, recall, ef = collection._request(view, kept[0], k, None, recall, ef)
+    return [CheckedSearch(collection, view, SearchRequest(one, k, filter, recall, ef)) for one in kept]
 
 
 def answer_from_memory(searches: Sequence[CheckedSearch], most_us: float = MOST_US) -> Sequence[Hits | None]:

@@ -6,6 +6,7 @@ same. Equal bytes are the whole proof; whatever is not equal is read as any requ
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +29,21 @@ class Kind(NamedTuple):
     search: PlainSearch
     timeout_s: float | None
 
-    def vector_of(self, data: bytes) -> Float32s | None:
-        """float32[d], the vector of a request of this kind; None where it is of another."""
-        if len(data) != self.size or not data.startswith(self.before) or not data.endswith(self.behind):
-            return None
-        return np.frombuffer(data[len(self.before) : len(data) - len(self.behind)], _FLOAT32)
+    def fits(self, data: bytes) -> bool:
+        """Whether a request is of this kind."""
+        return len(data) == self.size and data.startswith(self.before) and data.endswith(self.behind)
+
+    def search_of(self, data: bytes) -> PlainSearch:
+        """Return a request of this kind."""
+        _, _, k, recall, ef, at_least = search = self.search
+        vector = np.frombuffer(data[len(self.before) : self.size - len(self.behind)], _FLOAT32)
+        return PlainSearch(search.collection, vector, k, recall, ef, at_least)
+
+    def vectors_of(self, requests: Iterable[bytes]) -> Float32s:
+        """float32[m, d], the vectors of requests of this kind, at least one."""
+        start, end = len(self.before), self.size - len(self.behind)
+        joined = b"".join([data[start:end] for data in requests])
+        return np.frombuffer(joined, _FLOAT32).reshape(-1, (end - start) // _FLOAT32.itemsize)
 
 
 class Kinds:
@@ -43,12 +54,16 @@ class Kinds:
 
     def find(self, data: bytes) -> tuple[PlainSearch, float | None] | None:
         """Return a request as a plain search with its own vector, and its timeout; None for a new kind."""
+        kind = self.kind_of(data)
+        return None if kind is None else (kind.search_of(data), kind.timeout_s)
+
+    def kind_of(self, data: bytes) -> Kind | None:
+        """Return the kind of a request; None for a new one."""
         for place, kind in enumerate(self._known):
-            vector = kind.vector_of(data)
-            if vector is not None:
+            if kind.fits(data):
                 if place:
                     self._known.insert(0, self._known.pop(place))
-                return kind.search._replace(query=vector), kind.timeout_s
+                return kind
         return None
 
     def learn(self, data: bytes, message: Message, search: PlainSearch, timeout_s: float | None) -> None:

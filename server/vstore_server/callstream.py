@@ -16,7 +16,7 @@ import grpc
 
 from vstore.errors import Closed, VstoreError
 from vstore.serving import CheckedSearch
-from vstore.types import Hits
+from vstore.types import Float32s, Hits
 from vstore_server import errors
 from vstore_server.alike import Kinds
 from vstore_server.codec import Limits, Message, decode, encode
@@ -34,6 +34,7 @@ Run = Callable[[Method, bytes, Message, Call], Awaitable[bytes]]
 Describe = Callable[[Any, Method, Exception, "Call | None"], dict[str, str]]
 SearchOf = Callable[[Message, Call], "CheckedSearch | None"]
 PlainSearchOf = Callable[[PlainSearch, Call], "CheckedSearch | None"]
+PlainSearchesOf = Callable[[PlainSearch, Float32s, Call], "list[CheckedSearch] | None"]
 Shown = Callable[[Hits, Call], bytes]
 Note = Callable[[Method, "Call | None", float, "BaseException | None"], None]
 
@@ -49,6 +50,7 @@ class Answering:
         note: told how each request ended.
         search_of: returns a request as a checked search, or None where it is none that memory answers.
         plain_search_of: the same, of a plain search.
+        plain_searches_of: the same, of plain searches that differ in the vector alone.
         shown: returns the answer of a search.
     """
 
@@ -58,6 +60,7 @@ class Answering:
     note: Note
     search_of: SearchOf
     plain_search_of: PlainSearchOf
+    plain_searches_of: PlainSearchesOf
     shown: Shown
 
 

@@ -7,6 +7,7 @@ So a compiled scan walks the headers first, counts items and nesting, and only t
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 SMALL_BYTES = 64 << 10
 """A message of so many bytes becomes a few megabytes of objects at most."""
+
+_KEPT_BYTES = 1 << 20
+_OWN = threading.local()
 
 _OK, _TRUNCATED, _TRAILING, _DEEP, _MANY, _LONG, _RESERVED, _EXTENSION = range(8)
 _REASONS = {
@@ -102,9 +106,18 @@ def encode(message: Message) -> bytes:
         InvalidInput: a value that msgpack cannot hold.
     """
     try:
-        data: bytes = msgpack.packb(message, use_bin_type=True, datetime=True, default=_default)
+        # A packer's room costs more than a small message; two threads must not share one.
+        packer = _OWN.packer
+    except AttributeError:
+        packer = _OWN.packer = msgpack.Packer(use_bin_type=True, datetime=True, default=_default)
+    try:
+        data: bytes = packer.pack(message)
     except (TypeError, ValueError, OverflowError) as error:
+        del _OWN.packer
         raise InvalidInput(f"a value cannot be sent: {error}") from None
+    if len(data) > _KEPT_BYTES:
+        # It keeps as much room as its largest message took.
+        del _OWN.packer
     return data
 
 

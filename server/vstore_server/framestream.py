@@ -17,7 +17,7 @@ import grpc
 from vstore.errors import Closed
 from vstore.serving import CheckedSearch
 from vstore.types import Hits
-from vstore_server.alike import Kinds
+from vstore_server.alike import Kind, Kinds
 from vstore_server.callstream import Answering, check_size, method_of, timeout_of
 from vstore_server.codec import Message, decode, encode
 from vstore_server.errors import DeadlineExceeded, MalformedMessage, ServerUnavailable
@@ -177,12 +177,46 @@ class _Stream:
             raise MalformedMessage("a frame has a number whose first call has no answer yet; count on")
         self._of.searches.n_under_way += len(numbers)
         self._n_under_way += len(numbers)
+        kinds: dict[int, tuple[Kind, list[_Running]]] = {}
         for number, request in zip(numbers, requests, strict=True):
             one = self._running[number] = _Running(number, request)
+            kind = self._kinds.kind_of(request)
+            if kind is None:
+                self._begin_or_fail(one, caller)
+            else:
+                kinds.setdefault(id(kind), (kind, []))[1].append(one)
+        for kind, alike in kinds.values():
+            if len(alike) == 1 or not self._begin_alike(kind, alike, caller):
+                for one in alike:
+                    self._begin_or_fail(one, caller)
+
+    def _begin_alike(self, kind: Kind, alike: list[_Running], caller: Call) -> bool:
+        """Begin searches of one kind; False where each is to be begun by itself, and nothing was done."""
+        of, plain = self._of, kind.search
+        queries = kind.vectors_of([one.data for one in alike])
+        try:
+            searches = of.answering.plain_searches_of(plain, queries, caller)
+        except Exception:
+            # Each is answered with what was wrong.
+            return False
+        if searches is None:
+            return False
+        tenant, name = caller.caller.tenant, plain.collection[:128]
+        for one, search in zip(alike, searches, strict=True):
+            call = one.call = caller.another()
+            call.collection, one.method = name, SEARCH
+            one.until_s = None if kind.timeout_s is None else one.started + kind.timeout_s
             try:
-                self._begin(one, caller)
+                one.waiting = of.searches.submit(tenant, search, partial(self._found, one))
             except Exception as error:
                 self._failed(one, error)
+        return True
+
+    def _begin_or_fail(self, one: _Running, caller: Call) -> None:
+        try:
+            self._begin(one, caller)
+        except Exception as error:
+            self._failed(one, error)
 
     def _begin(self, one: _Running, caller: Call) -> None:
         of = self._of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,8 +86,8 @@ class Call:
         self.report = report
         self.collection: str | None = None
         """What it is about, as far as it was read."""
-        self.receipt: Mapping[str, Any] | None = None
-        """Of its search, as it travels."""
+        self.receipt_parts: Sequence[Mapping[str, Any]] = ()
+        """Of its search's receipt, as it travels."""
         self._metadata = metadata or {}
         self._request_id: str | None = None
         self._cancelled = False
@@ -95,6 +95,14 @@ class Call:
     def another(self) -> Call:
         """Return one more request of the same caller, over the same stream."""
         return Call(self.caller, self.report, self._metadata)
+
+    @property
+    def receipt(self) -> dict[str, Any] | None:
+        """The receipt of its search, as it travels."""
+        merged: dict[str, Any] = {}
+        for part in self.receipt_parts:
+            merged |= part
+        return merged or None
 
     @property
     def request_id(self) -> str:

@@ -60,12 +60,17 @@ class Histogram:
 
     def observe(self, seconds: float, *values: str) -> None:
         """Count one quantity in the child of these label values."""
+        self.observe_all((seconds,), *values)
+
+    def observe_all(self, seconds: Iterable[float], *values: str) -> None:
+        """Count quantities in the child of these label values."""
         key = _bounded(self._children, values)
         child = self._children.get(key)
         if child is None:
             child = self._children[key] = [0.0] * (len(self._bounds) + 2)
-        child[bisect_left(self._bounds, seconds)] += 1
-        child[-1] += seconds
+        for one in seconds:
+            child[bisect_left(self._bounds, one)] += 1
+            child[-1] += one
 
     def samples(self) -> Iterator[Sample]:
         """Yield buckets, sum and count of every child."""

@@ -18,8 +18,8 @@ from vstore_server.methods import Call, Method
 from vstore_server.metrics import Family, Labels, Registry
 from vstore_server.tracing import Tracing
 
-_TOGETHER = 32
-"""Receipts are counted when so many wait, or someone looks."""
+_TOGETHER = 64
+"""Receipts and ends of requests are counted when so many wait, or someone looks."""
 
 
 class Observer:
@@ -62,7 +62,10 @@ class Observer:
         self._rows = registry.counter(
             "vstore_rows_written_total", "Rows upserted, updated and deleted.", "method"
         )
-        self._unseen: list[Mapping[str, Any]] = []
+        self._unseen: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+        """Receipts in two parts; the first is the same map for all of a kind."""
+        self._ended: list[tuple[str, str, float]] = []
+        """Method, status and seconds of each request."""
         registry.before_text = self._record
         started_at = time.time_ns() / 1e9
         registry.ask(
@@ -113,27 +116,57 @@ class Observer:
             self.registry.ask(Family(name, help, kind, ("lane",)), of(field))
 
     def searched(self, receipts: Sequence[Mapping[str, Any]]) -> None:
-        """Record the receipts of searches, as they travel; many at once cost little more than one."""
+        """Record the receipts of searches, as they travel."""
         with self.registry.lock:
-            self._unseen += receipts
-            if len(self._unseen) >= _TOGETHER:
-                self._record()
+            self._unseen += ((receipt, {}) for receipt in receipts)
+            self._record_many()
+
+    def answered(self, shared: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """Record the receipt of one search, in the two parts of `vstore.serving.receipt_parts`."""
+        with self.registry.lock:
+            self._unseen.append((shared, own))
+            self._record_many()
+
+    def _record_many(self) -> None:
+        if len(self._unseen) >= _TOGETHER or len(self._ended) >= _TOGETHER:
+            self._record()
 
     def _record(self) -> None:
-        """Count the receipts that wait for it; the registry's lock is held."""
-        receipts, self._unseen = self._unseen, []
-        if receipts:
-            for receipt in receipts:
-                plan = plan_of(receipt)
-                self._n_searches.add(1, plan)
-                for stage, spent_ms in receipt["timings_ms"].items():
-                    self._stage_s.observe(spent_ms / 1e3, stage, plan)
-                for report in receipt["rerank"]:
-                    self._reranked(report)
-            for tier, field in _TIERS:
-                self._cache.add(sum(receipt[field] for receipt in receipts), tier)
-            for field in _WORK:
-                self._work.add(sum(receipt[field] for receipt in receipts), field)
+        """Count what waits for it; the registry's lock is held."""
+        unseen, self._unseen = self._unseen, []
+        ended, self._ended = self._ended, []
+        kinds: dict[int, tuple[Mapping[str, Any], list[Mapping[str, Any]]]] = {}
+        for shared, own in unseen:
+            kinds.setdefault(id(shared), (shared, []))[1].append(own)
+        for shared, owns in kinds.values():
+            self._record_kind(shared, owns)
+        took: dict[tuple[str, str], list[float]] = {}
+        for method, status, took_s in ended:
+            took.setdefault((method, status), []).append(took_s)
+        for (method, status), spent_s in took.items():
+            self._n_requests.add(len(spent_s), method, status)
+            self._request_s.observe_all(spent_s, method)
+
+    def _record_kind(self, shared: Mapping[str, Any], owns: list[Mapping[str, Any]]) -> None:
+        """Count receipts that share one part; a field is in that or in each one's own."""
+
+        def total(field: str) -> float:
+            return float(shared[field] * len(owns) if field in shared else sum(own[field] for own in owns))
+
+        plan = plan_of(shared)
+        self._n_searches.add(len(owns), plan)
+        stages: dict[str, list[float]] = {}
+        for part in [shared] if "timings_ms" in shared else owns:
+            for stage, spent_ms in part["timings_ms"].items():
+                stages.setdefault(stage, []).append(spent_ms / 1e3)
+        for stage, spent_s in stages.items():
+            self._stage_s.observe_all(spent_s, stage, plan)
+        for report in shared["rerank"]:
+            self._reranked(report)
+        for tier, field in _TIERS:
+            self._cache.add(total(field), tier)
+        for field in _WORK:
+            self._work.add(total(field), field)
 
     def _reranked(self, report: Mapping[str, Any]) -> None:
         model = report["model"]
@@ -160,8 +193,8 @@ class Observer:
         took_s = time.perf_counter() - started
         status = _status(failure)
         with self.registry.lock:
-            self._n_requests.add(1, method.name, status)
-            self._request_s.observe(took_s, method.name)
+            self._ended.append((method.name, status, took_s))
+            self._record_many()
         if call is None:
             return
         if self._tracing is not None:
@@ -177,7 +210,7 @@ class Observer:
         fields |= {"status": status, "ms": round(took_s * 1e3, 3)}
         if call.collection is not None:
             fields["collection"] = call.collection
-        if slow and call.receipt is not None:
+        if slow and call.receipt_parts:
             fields["receipt"] = call.receipt
         event(logging.WARNING if slow else logging.INFO, "slow" if slow else "request", **fields)
 

@@ -75,6 +75,7 @@ class Server:
             self.observer.finished,
             service.search_of,
             service.plain_search_of,
+            service.plain_searches_of,
             service.hits_answer,
         )
         self._streams = CallStreams(answering, self._searches, self._run_decoded)

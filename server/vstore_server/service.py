@@ -16,7 +16,7 @@ from vstore import BatchHits, Collection, Database, Hits, IndexSettings, Rerank
 from vstore.cancel import checking
 from vstore.errors import InvalidSetting, nearest
 from vstore.rerank.callables import FUSION, as_reranker, name_of
-from vstore.serving import CheckedSearch, checked_search, receipt_parts
+from vstore.serving import CheckedSearch, checked_search, checked_searches, receipt_parts
 from vstore.types import Candidate, Reranker
 from vstore_server import messages
 from vstore_server.codec import Limits, Message, decode, encode, prepare
@@ -294,22 +294,34 @@ class Service(VersionMethods):
             return None
         return checked_search(collection, plain.query, plain.k, None, plain.recall, plain.ef)
 
+    def plain_searches_of(
+        self, plain: PlainSearch, queries: npt.NDArray[np.float32], call: Call
+    ) -> list[CheckedSearch] | None:
+        """As `plain_search_of`, of searches that differ in the vector alone (float32[m, d]).
+
+        None, too, where one of them must be checked by itself.
+        """
+        call.caller.check_collection(plain.collection)
+        collection = self._handles.fresh(plain.collection, plain.at_least)
+        if collection is None:
+            return None
+        return checked_searches(collection, queries, plain.k, plain.recall, plain.ef)
+
     def hits_answer(self, hits: Hits, call: Call) -> bytes:
         """Return the answer of a `Search` that memory answered."""
         parts = receipt_parts(hits)
         if parts is None:
             answer = encode(self._shown(hits, call))
         else:
-            shared, own = parts
-            answer = self._packed.answer(hits, shared, own)
-            call.receipt = {**shared, **own}
-            self._observer.searched([call.receipt])
+            answer = self._packed.answer(hits, *parts)
+            call.receipt_parts = parts
+            self._observer.answered(*parts)
         self._check_size(answer)
         return answer
 
     def _shown(self, hits: Hits, call: Call) -> Message:
         answer = messages.hits_message(hits)
-        call.receipt = answer["receipt"]
+        call.receipt_parts = (answer["receipt"],)
         self._observer.searched([answer["receipt"]])
         return answer
 

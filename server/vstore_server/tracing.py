@@ -46,9 +46,10 @@ class Tracing:
         }
         if call.collection is not None:
             attributes["vstore.collection"] = call.collection
-        if call.receipt is not None:
-            attributes |= {f"vstore.{name}": call.receipt[name] for name in _RECEIPT}
-            for stage, spent_ms in call.receipt["timings_ms"].items():
+        receipt = call.receipt
+        if receipt is not None:
+            attributes |= {f"vstore.{name}": receipt[name] for name in _RECEIPT}
+            for stage, spent_ms in receipt["timings_ms"].items():
                 attributes[f"vstore.stage.{stage}_ms"] = spent_ms
         span = self._tracer.start_span(
             f"vstore.v1.Store/{method}",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import vstore
 import vstore_server
 from vstore.errors import Closed, InvalidSetting
-from vstore_server import frames
+from vstore_server import frames, framestream
 from vstore_server.auth import Caller, Token, Tokens, hash_token
 from vstore_server.codec import Limits, decode, encode
 from vstore_server.errors import DeadlineExceeded, MalformedMessage
@@ -217,6 +217,55 @@ def test_a_number_is_used_once_at_a_time(database):
         await channel.close()
 
     served(database, scenario, gate)
+
+
+def test_searches_alike_fail_each_alone(database, monkeypatch):
+    """Of searches that differ in the vector alone, which are begun together, one may be at fault."""
+    begun = []
+    begin_alike = framestream._Stream._begin_alike
+
+    def counted(self, kind, alike, caller):
+        together = begin_alike(self, kind, alike, caller)
+        begun.append((len(alike), together))
+        return together
+
+    monkeypatch.setattr(framestream._Stream, "_begin_alike", counted)
+    wrong = X[:7].copy()
+    wrong[3, 2] = np.nan
+
+    async def scenario(running):
+        channel, stream = stream_to(running)
+        await stream.write(frames.pack_requests([0], [search()]))
+        await answers_of(stream, 1)
+        for base, vectors in ((10, X[:7]), (20, wrong)):
+            numbers = list(range(base, base + 7))
+            await stream.write(frames.pack_requests(numbers, [search(q) for q in vectors]))
+            found = await answers_of(stream, 7)
+            failed = [i for i in range(7) if "error" in found[base + i]]
+            assert failed == ([] if vectors is not wrong else [3])
+            assert all(found[base + i]["ids"][0] == i for i in range(7) if i not in failed)
+        assert found[23]["error"]["vstore-error"] == "InvalidVector"
+        assert begun == [(7, True), (7, False)]
+        await channel.close()
+
+    # Handles stay fresh, so that no thread has to look first.
+    served(database, scenario, settings=ServerSettings(listen="127.0.0.1:0", refresh_s=60.0))
+
+
+def test_searches_alike_of_a_collection_out_of_reach_are_refused(database):
+    tokens = Tokens([Token("a", hash_token("secret"), "read", ("c",))])
+
+    async def scenario(running):
+        channel, stream = stream_to(running, [("authorization", "Bearer secret")])
+        await stream.write(frames.pack_requests([1], [search()]))
+        await answers_of(stream, 1)
+        tokens._tokens = (Token("a", hash_token("secret"), "read", ("other",)),)
+        await stream.write(frames.pack_requests([2, 3, 4], [search(), search(X[5]), search(X[6])]))
+        found = await answers_of(stream, 3)
+        assert {answer["error"]["vstore-error"] for answer in found.values()} == {"PermissionRefused"}
+        await channel.close()
+
+    served(database, scenario, tokens=tokens)
 
 
 def test_credentials_are_looked_at_for_every_frame(database):

@@ -25,7 +25,7 @@ from vstore.storage.wrappers.counting import CountingStore
 from vstore_server.codec import encode
 from vstore_server.logs import JsonLines
 from vstore_server.metrics import MAX_CHILDREN, Family, Registry
-from vstore_server.observe import plan_of
+from vstore_server.observe import Observer, plan_of
 
 ROOT = Path(__file__).resolve().parents[2]
 X = np.random.default_rng(5).standard_normal((300, 4)).astype(np.float32)
@@ -124,6 +124,25 @@ def test_metrics_count_what_was_done(observed):
     assert value(samples, "vstore_queue_waiting", lane="search") == 0
     assert value(samples, "process_resident_memory_bytes") > 1e6
     assert set(kinds.values()) == {"counter", "gauge", "histogram"}
+
+
+def test_receipts_in_two_parts_count_as_whole_ones():
+    timings_ms = {"filter": 0.25, "traverse": 3.0}
+    plans = [{"traversal": "hnsw"}]
+    shared = dict.fromkeys(
+        ("n_disk_hits", "n_cache_misses", "n_round_trips", "n_requests", "bytes_fetched"), 2
+    )
+    shared |= {"plans": plans, "rerank": [], "estimated_cost_usd": 0.5}
+    names = ("n_distances", "n_hops", "n_filter_checks", "n_rescored", "n_skipped", "n_cache_hits")
+    owns = [dict.fromkeys(names, i) | {"timings_ms": timings_ms} for i in range(70)]
+    parts, whole = Observer(1e9), Observer(1e9)
+    for own in owns:
+        parts.answered(shared, own)
+    whole.searched([shared | own for own in owns])
+    text = parts.registry.text()
+    assert "vstore_search" in text
+    for line, other in zip(text.splitlines(), whole.registry.text().splitlines(), strict=True):
+        assert line == other or line.startswith("process_")
 
 
 def test_histograms_are_cumulative_and_label_values_are_bounded():

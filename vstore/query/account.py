@@ -63,9 +63,7 @@ class Account:
             known = told[key] = tuple(self.plans), shared
         counters: Any = self.counters
         row = counters[0] if len(counters) == 1 else [sum(of) for of in zip(*counters, strict=True)]
-        own: dict[str, Any] = {name: int(row[position]) for name, position in _WORK_PLACES}
-        own["n_cache_hits"], own["timings_ms"] = self.n_cache_hits, self.timings_ms
-        return known[1], own
+        return known[1], own_part(row, self.n_cache_hits, self.timings_ms)
 
     def _all_values(self) -> dict[str, Any]:
         plans = [
@@ -82,6 +80,13 @@ class Account:
         receipt.timings_ms = self.timings_ms
         write_reads(receipt, self.meter or ReadMeter(), self.n_cache_hits, self.engine.prices)
         return {name: getattr(receipt, name) for name in _FIELDS}
+
+
+def own_part(row: Sequence[int], n_cache_hits: int, timings_ms: dict[str, float]) -> dict[str, Any]:
+    """Return the fields of a receipt that are its own: a row of counters, and what is beside them."""
+    own: dict[str, Any] = {name: int(row[position]) for name, position in _WORK_PLACES}
+    own["n_cache_hits"], own["timings_ms"] = n_cache_hits, timings_ms
+    return own
 
 
 REMEMBERED_RECEIPTS: Final = 64

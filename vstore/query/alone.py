@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from vstore.ingest.view import LiveShard
-from vstore.query.account import Account
+from vstore.query.account import Account, own_part
 from vstore.query.memtable import MemtableWork
 from vstore.query.planner import Plan
 from vstore.query.resident import PlannedShard, ReadyShard
-from vstore.query.search import Engine, distance_of, score_of
-from vstore.query.shown import Rows, ShownRows
+from vstore.query.search import Engine
+from vstore.query.shown import Rows, ShownDistances, ShownRows, shown_distances
 from vstore.shard.payload import PayloadRow, Shown, attributes_of
 from vstore.shard.reader import Shard
 from vstore.types import Attributes, Document, Float32s, Hits, Key, Metric, Receipt
@@ -26,7 +26,18 @@ from vstore_kernels.answer import OneAnswer
 class RowsOfOne(ShownRows):
     """The rows of one shard's answer (`HitRows`), and what it took; it holds the payload blocks."""
 
-    __slots__ = ("_blocks", "_engine", "_found", "_live", "_plan", "_planned", "_query", "_ready", "_spent_s")
+    __slots__ = (
+        "_blocks",
+        "_engine",
+        "_found",
+        "_live",
+        "_plan",
+        "_planned",
+        "_query",
+        "_ready",
+        "_shown",
+        "_spent_s",
+    )
 
     def __init__(
         self,
@@ -39,9 +50,11 @@ class RowsOfOne(ShownRows):
         blocks: list[Any],
         engine: Engine,
         spent_s: tuple[float, float, float],
+        shown: ShownDistances | None = None,
     ) -> None:
         self._query, self._live, self._ready, self._planned, self._plan = query, live, ready, planned, plan
         self._found, self._blocks, self._engine, self._spent_s = found, blocks, engine, spent_s
+        self._shown = shown
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -68,15 +81,13 @@ class RowsOfOne(ShownRows):
 
     def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
         """As `HitRows.columns`, quicker: all rows are of one kind."""
-        rows, metric, distances = self._payload(), self.metric, self.distances
-        keys, values, documents = ([*column] for column in zip(*rows, strict=True)) if rows else ([], [], [])
-        return (
-            keys,
-            score_of(distances, metric).tolist(),
-            distance_of(distances, metric).tolist(),
-            attributes_of(rows, values, self.fields),
-            documents,
-        )
+        rows, shown = self._payload(), self._shown
+        if not rows:
+            return [], [], [], [], []
+        keys, values, documents = zip(*rows, strict=True)
+        scores, distances = shown_distances(self.distances, self.metric) if shown is None else shown
+        n = len(rows)
+        return [*keys], scores[:n], distances[:n], attributes_of(rows, values, self.fields), [*documents]
 
     def receipt_values(self) -> dict[str, Any]:
         """Return every field of the receipt by name."""
@@ -84,11 +95,13 @@ class RowsOfOne(ShownRows):
 
     def receipt_parts(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """As `Account.parts`."""
-        return self._account().parts()
+        planned = self._planned
+        known = None if planned.plans.varies_around else planned.told.get((self._live.n_live, id(self._plan)))
+        if known is None:
+            return self._account().parts()
+        return known[1], own_part(self._found.counters, self._n_blocks(), self._timings_ms())
 
     def _account(self) -> Account:
-        block_rows = self._ready.head.payload_block_rows
-        filter_s, traverse_s, payload_s = self._spent_s
         return Account(
             self._query,
             [self._ready],
@@ -98,11 +111,20 @@ class RowsOfOne(ShownRows):
             self._live.n_live,
             0,
             MemtableWork(),
-            2 + len({row // block_rows for row in self._found.ids}),
+            self._n_blocks(),
             None,
-            {"filter": filter_s * 1e3, "traverse": traverse_s * 1e3, "payload": payload_s * 1e3},
+            self._timings_ms(),
             self._engine,
         )
+
+    def _n_blocks(self) -> int:
+        """Return how many blocks the answer came from; codes and exact vectors are two."""
+        block_rows = self._ready.head.payload_block_rows
+        return 2 + len({row // block_rows for row in self._found.ids})
+
+    def _timings_ms(self) -> dict[str, float]:
+        filter_s, traverse_s, payload_s = self._spent_s
+        return {"filter": filter_s * 1e3, "traverse": traverse_s * 1e3, "payload": payload_s * 1e3}
 
     def _payload(self) -> list[PayloadRow]:
         block_rows = self._ready.head.payload_block_rows
@@ -118,6 +140,7 @@ def hits_of_one(
     found: OneAnswer,
     engine: Engine,
     spent_s: tuple[float, float],
+    shown: ShownDistances | None = None,
 ) -> Hits | None:
     """Return the hits; None where the payload of one of them is not resident.
 
@@ -130,6 +153,7 @@ def hits_of_one(
         found: by it.
         engine: for the prices.
         spent_s: on planning and on the kernel.
+        shown: its distances, where they were made beforehand: k of each, at least.
     """
     started = time.perf_counter()
     payload, block_rows = ready.rows.payload, ready.head.payload_block_rows
@@ -137,5 +161,5 @@ def hits_of_one(
     if None in blocks:
         return None
     spent = (*spent_s, time.perf_counter() - started)
-    rows = RowsOfOne(query, live, ready, planned, plan, found, blocks, engine, spent)
+    rows = RowsOfOne(query, live, ready, planned, plan, found, blocks, engine, spent, shown)
     return Hits(rows, Receipt.later(rows.receipt_values))

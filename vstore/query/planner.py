@@ -289,6 +289,26 @@ class ShardPlans:
         novelties = np.zeros(len(queries)) if self._coarse is None else self._coarse.novelty(queries)
         return Look(np.zeros(len(queries)), np.asarray(novelties, np.float64), nothing)
 
+    def of_few(self, queries: Float32s) -> tuple[list[Plan], Float32s | None]:
+        """Return the plan of each of a few queries asked at once (float32[m, d], raw, C-contiguous), those of
+        `split`, and the distances of the clusters (`Look.gaps`) where they were asked.
+        """
+        m = len(queries)
+        fixed, together = self.fixed_for(m), m >= TILE
+        if fixed is not None:
+            return [fixed] * m, None
+        calibration = self._head.calibration
+        beyond = math.inf if calibration is None else calibration.novel_beyond
+        if self._near is None:
+            novelties = [0.0] * m if self._coarse is None else self._coarse.novelty(queries).tolist()
+            return [self._plan(None, novelty > beyond, together) for novelty in novelties], None
+        look = self._near.look(queries)
+        plans = [
+            self._plan(_place(correlation), novelty > beyond, together)
+            for correlation, novelty in zip(look.correlations.tolist(), look.novelties.tolist(), strict=True)
+        ]
+        return plans, look.gaps if look.gaps.shape[1] else None
+
     def split(self, queries: Float32s) -> list[tuple[Plan, Int64s]]:
         """Return each plan with the rows (int64[g], ascending) of `queries` (float32[m, d]) that it is
         for."""

@@ -143,6 +143,22 @@ def check_query(query: Any, schema: Schema) -> Float32s:
     return as_query(query, dim=schema.dim, metric=schema.metric).copy()
 
 
+def check_queries(queries: Float32s, schema: Schema) -> Float32s | None:
+    """Return queries as `check_query` returns each, a copy; None where one of them must be looked at closely.
+
+    Args:
+        queries: float32[m, d], at least one.
+        schema: of the collection.
+    """
+    if queries.dtype is not FLOAT32 or queries.shape[1] != schema.dim:
+        return None
+    squares = np.einsum("ij,ij->i", queries, queries)
+    # What is not finite is the greatest, or no number at all.
+    if not math.isfinite(squares.max()) or (schema.metric == "cosine" and squares.min() <= SURELY_POSITIVE):
+        return None
+    return queries.copy()
+
+
 def search_request(
     query: Any, k: Any, filter: FilterLike, recall: Any, ef: Any, schema: Schema, filters: CompiledFilters
 ) -> SearchRequest:

@@ -20,6 +20,13 @@ class ShownRow(NamedTuple):
 
 
 Rows: TypeAlias = "Sequence[PayloadRow | ShownRow]"
+ShownDistances: TypeAlias = tuple[list[float], list[float]]
+"""Scores, and distances as hits show them."""
+
+
+def shown_distances(distances: Float32s, metric: Metric) -> ShownDistances:
+    """Return what hits show for float32[n] distances of the engine."""
+    return score_of(distances, metric).tolist(), distance_of(distances, metric).tolist()
 
 
 class ShownRows(ABC):
@@ -61,12 +68,11 @@ class ShownRows(ABC):
 
     def columns(self) -> tuple[list[Key], list[float], list[float], list[Attributes], list[Document | None]]:
         """As `HitRows.columns`."""
-        rows, distances, metric = self.rows, self.distances, self.metric
+        rows = self.rows
         attributes_of = unpacker(self.fields)
         return (
             [row.key for row in rows],
-            score_of(distances, metric).tolist(),
-            distance_of(distances, metric).tolist(),
+            *shown_distances(self.distances, self.metric),
             [attributes_of(row) if isinstance(row, PayloadRow) else row.attributes for row in rows],
             [row.document for row in rows],
         )

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vstore.cancel import current_check
 from vstore.ingest.view import CollectionView
 from vstore.query.alone import hits_of_one
 from vstore.query.answers import Answered, hits_of_answer, search_resident
 from vstore.query.batch import on_shard
 from vstore.query.cost import work_us
+from vstore.query.few import few_on_shard
 from vstore.query.memtable import search_memtable
 from vstore.query.planner import Plan
 from vstore.query.request import SearchRequest
@@ -44,6 +46,8 @@ def search_together(
     planned = None if ready is None else resident.planned(view.shards, ready, request)
     if ready is None or planned is None:
         return None
+    if len(ready) == 1 and not view.memtable.chunks and not engine.cache.evicts and current_check() is None:
+        return _of_one_shard(view, requests, ready[0], planned[0], engine, resident, most_us, started)
     first = [shard.plans.plan(request.query) for shard in planned]
     if work_us(view, planned, first) > most_us:
         return None
@@ -63,10 +67,6 @@ def search_together(
     found_at = time.perf_counter()
     share = 1e3 / len(requests)
     spent_ms = {"filter": (planned_at - started) * share, "traverse": (found_at - planned_at) * share}
-    if len(parts) == 1 and not view.memtable.chunks and not engine.cache.evicts:
-        answers = _of_one_shard(view, requests, ready[0], planned[0], plans[0], parts[0], engine, spent_ms)
-        if answers is not None:
-            return answers
     merged: list[Hits | None] = []
     for i, one in enumerate(requests):
         if lacking[i]:
@@ -92,21 +92,28 @@ def _of_one_shard(
     requests: Sequence[SearchRequest],
     ready: ReadyShard,
     planned: PlannedShard,
-    plans: Sequence[Plan],
-    found: Found,
     engine: Engine,
-    spent_ms: dict[str, float],
+    resident: ResidentShards,
+    most_us: float,
+    started: float,
 ) -> list[Hits | None] | None:
-    """As the general merge, where there is nothing to merge; None where payload of one is not resident."""
-    spent_s = (spent_ms["filter"] / 1e3, spent_ms["traverse"] / 1e3)
+    """As `search_together`, where there is nothing to merge."""
+    queries = np.concatenate([request.query for request in requests]).reshape(len(requests), -1)
+    plans, gaps = planned.plans.of_few(queries)
+    kinds = {id(plan): plan for plan in plans}.values()
+    if max(work_us(view, (planned,), (plan,)) for plan in kinds) > most_us:
+        return None
+    planned_at = time.perf_counter()
+    found = few_on_shard(ready, planned, plans, queries, requests[0].k, gaps)
+    resident.tell(view.shards, None in found)
+    spent_s = (
+        (planned_at - started) / len(requests),
+        (time.perf_counter() - planned_at) / len(requests),
+    )
     live = view.shards[0]
-    answers: list[Hits | None] = []
-    for request, plan, one in zip(requests, plans, found.each(), strict=True):
-        if one.status:
-            answers.append(None)
-            continue
-        hits = hits_of_one(request.query, live, ready, planned, plan, one, engine, spent_s)
-        if hits is None:
-            return None
-        answers.append(hits)
-    return answers
+    return [
+        None
+        if one is None
+        else hits_of_one(request.query, live, ready, planned, plan, one.found, engine, spent_s, one.shown)
+        for request, plan, one in zip(requests, plans, found, strict=True)
+    ]
