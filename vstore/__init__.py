@@ -9,7 +9,7 @@ photos.upsert(ids, vectors, [{"year": 2021}, ...])
 hits = photos.search(query, k=10, filter=F.year >= 2020)
 """
 
-from vstore import aio, errors
+from vstore import aio, cached_kernels, errors
 from vstore.collection import Collection
 from vstore.database import Database, connect
 from vstore.database import open_collection as open
@@ -20,6 +20,8 @@ from vstore.types import BatchHits, Candidate, Hit, Hits, Receipt, Record, Reran
 from vstore.upkeep import Problem, VerifyReport
 
 __version__ = "0.1.0"
+
+cached_kernels.load_quickly()
 
 __all__ = [
     "BatchHits",
