@@ -40,7 +40,7 @@ def test_counted_recall_is_found_recall(guide, questions, kind):
     asked = questions[kind, 0.2]
     ladder = inverted.budgets(N)
     for question in asked[::5]:
-        counted = inverted.seen(guide, question, ladder)
+        counted = inverted.seen(inverted.Reading(guide), question, ladder)
         order = clusters.nearest_clusters(question.query, guide.centroids, "l2")
         for at, budget in enumerate(ladder.tolist()):
             scanned = acorn.pick_seeds(order, guide.cluster_offsets, question.passing, budget)

@@ -76,9 +76,9 @@ class Guide:
         points, _ = self.points
         return float(np.einsum("ij,ij->i", points, points).max())
 
-    def walk(self, query: Float32s, ef: int) -> Int32s:
-        """Return the beam (int32[<= ef], nearest by estimate first) of an unfiltered search."""
-        return self._estimated(query, None, self.n, layout.HNSW, ef)
+    def walk(self, queries: Float32s, ef: int) -> list[Int32s]:
+        """Return the beam (int32[<= ef], nearest by estimate first) of each unfiltered search."""
+        return self._estimated(queries, None, self.n, layout.HNSW, ef)
 
     def nearest(
         self, queries: Float32s, passing: Bitmap | None, n_passing: int, ef: int, n_seeds: int, most: int
@@ -109,15 +109,15 @@ class Guide:
         )
         return ids, counters[:, COUNTED]
 
-    def scan(self, query: Float32s, passing: Bitmap, n_passing: int, top: int) -> Int32s:
-        """Return the `top` rows of `passing` (int32[<= top]) whose codes are nearest."""
-        return self._estimated(query, passing, n_passing, layout.SCAN, top)
+    def scan(self, queries: Float32s, passing: Bitmap, n_passing: int, top: int) -> list[Int32s]:
+        """Return for each query the `top` rows of `passing` (int32[<= top]) whose codes are nearest."""
+        return self._estimated(queries, passing, n_passing, layout.SCAN, top)
 
     def _estimated(
-        self, query: Float32s, passing: Bitmap | None, n_passing: int, mode: int, top: int
-    ) -> Int32s:
-        ids, _ = self._ask(query[None], passing, n_passing, mode, ef=top, n_seeds=1, n_candidates=0, k=top)
-        return np.asarray(ids[0][ids[0] != layout.NO_NODE])
+        self, queries: Float32s, passing: Bitmap | None, n_passing: int, mode: int, top: int
+    ) -> list[Int32s]:
+        ids, _ = self._ask(queries, passing, n_passing, mode, ef=top, n_seeds=1, n_candidates=0, k=top)
+        return [row[row != layout.NO_NODE] for row in ids]
 
     def _ask(
         self, queries: Float32s, passing: Bitmap | None, n_passing: int, mode: int, **wish: Any

@@ -8,7 +8,6 @@ nothing is left to find, or until a scan of all passing rows would be cheaper an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -117,6 +116,7 @@ def calibrate(guide: Guide, held_out: Int32s, *, seed: int, n_threads: int) -> C
 class _Measure:
     def __init__(self, guide: Guide, n_threads: int) -> None:
         self._guide, self._n_threads = guide, n_threads
+        self._reading = inverted.Reading(guide)
         self._row_bytes = guide.params.row_bytes
         self._least_ns = costs.walk_ns(_LEAST_WALK, self._row_bytes)
 
@@ -154,7 +154,7 @@ class _Measure:
 
     def clusters(self, walk: Walk, share: float, questions: list[Question]) -> Curve:
         """Return the curve of a cluster scan for one kind of question."""
-        return inverted.climb(self._guide, walk, share, questions, _CONFIDENCE[walk])
+        return inverted.climb(self._guide, walk, share, questions, _CONFIDENCE[walk], self._reading)
 
     def lost(self, questions: list[Question]) -> Float32s:
         """Return float32[len(KS), len(OVERSAMPLING)]: how much of the true k ranks too low to be
@@ -162,16 +162,17 @@ class _Measure:
         kept = np.minimum(np.ceil(np.outer(KS, OVERSAMPLING)), _MOST_KEPT).astype(np.int64)
         out = np.zeros((len(questions), *kept.shape))
 
-        def ask(i: int) -> None:
-            question = questions[i]
-            if question.passing is None:
-                beam = self._guide.walk(question.query, _WIDE)
+        def ask(part: list[int]) -> None:
+            first = questions[part[0]]
+            queries = np.stack([questions[i].query for i in part])
+            if first.passing is None:
+                beams = self._guide.walk(queries, _WIDE)
             else:
-                most = int(kept.max())
-                beam = self._guide.scan(question.query, question.passing, question.n_passing, most)
-            out[i] = question.lost_after(beam, kept)
+                beams = self._guide.scan(queries, first.passing, first.n_passing, int(kept.max()))
+            for i, beam in zip(part, beams, strict=True):
+                out[i] = questions[i].lost_after(beam, kept)
 
-        self._each(len(questions), ask)
+        run_chunks(ask, _alike(questions), self._n_threads)
         return np.asarray(out.mean(axis=0), np.float32)
 
     def _rung(self, questions: list[Question], ef: int, n_seeds: int) -> tuple[Float64s, Int64s]:
@@ -190,13 +191,6 @@ class _Measure:
 
         run_chunks(ask, parts, self._n_threads)
         return shares, counts
-
-    def _each(self, n: int, ask: Callable[[int], None]) -> None:
-        def chunk(start: int) -> None:
-            for i in range(start, min(start + _CHUNK, n)):
-                ask(i)
-
-        run_chunks(chunk, range(0, n, _CHUNK), self._n_threads)
 
     def _seeding_ns(self) -> float:
         return costs.seeding_ns(self._guide.centroids.nbytes)

@@ -113,8 +113,12 @@ class CodeTrial:
 def _recall(guide: Guide, questions: list[Question]) -> float:
     """Return recall@10 of a walk by codes of which a bounded number of candidates is re-scored exactly."""
     column = KS.index(10)
+    beams = guide.walk(np.stack([question.query for question in questions]), _EF)
     return float(
         np.mean(
-            [question.found(guide.walk(question.query, _EF)[:_CANDIDATES])[column] for question in questions]
+            [
+                question.found(beam[:_CANDIDATES])[column]
+                for question, beam in zip(questions, beams, strict=True)
+            ]
         )
     )

@@ -19,6 +19,8 @@ _TOLERANCE: Final = 1e-6
 _LEAST_ERROR: Final = 0.05
 _CHUNK_KEYS: Final = 1 << 24
 """Distances of queries to rows held at once by a thread."""
+_SORTED_KEYS: Final = 1 << 18
+"""Of these, how many are put in order at once: a few queries of a small shard, one of a large shard."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,16 +102,15 @@ class TruthMaker:
 
     def unfiltered(self, queries: Float32s) -> list[Question]:
         """Return a question for each of `queries` (float32[m, d], raw)."""
-        questions: list[Question | None] = [None] * len(queries)
         chunk = max(8, min(64, _CHUNK_KEYS // self._guide.n))
+        parts = [queries[start : start + chunk] for start in range(0, len(queries), chunk)]
+        answered: list[list[Question]] = [[] for _ in parts]
 
-        def answer(start: int) -> None:
-            keys = self._keys(queries[start : start + chunk])
-            for i, row in enumerate(keys):
-                questions[start + i] = self._question(queries[start + i], row, None, None)
+        def answer(at: int) -> None:
+            answered[at] = self._questions(list(parts[at]), self._keys(parts[at]), None, None)
 
-        run_chunks(answer, range(0, len(queries), chunk), self._n_threads)
-        return [question for question in questions if question is not None]
+        run_chunks(answer, range(len(parts)), self._n_threads)
+        return [question for part in answered for question in part]
 
     def filtered(
         self, cells: list[tuple[Walk, float]], n_queries: int
@@ -125,16 +126,14 @@ class TruthMaker:
             gaps = ((space - space[pivots[g]]) ** 2).sum(axis=1)
             gaps[pivots[g]] = -1
             near = self._held_out[np.argsort(gaps, kind="stable")[:per_group]]
-            keys = self._keys(self._guide.vectors[near])
+            own = self._guide.vectors[near]
+            keys, queries = self._keys(own), list(own)
             pivot = keys[0]
             rng = np.random.default_rng(int(seeds[g]))
             for cell in cells:
                 flags = self._flags(cell, pivot, rng)
                 passing, rows = bitmap.pack(flags), np.flatnonzero(flags)
-                out[g][cell] = [
-                    self._question(self._guide.vectors[row], keys[i], passing, rows)
-                    for i, row in enumerate(near)
-                ]
+                out[g][cell] = self._questions(queries, keys[:, rows], passing, rows)
 
         run_chunks(group, range(len(pivots)), self._n_threads)
         return {cell: [question for part in out for question in part[cell]] for cell in cells}
@@ -175,22 +174,55 @@ class TruthMaker:
         keys[:, self._hidden] = np.inf
         return keys
 
-    def _question(
-        self, query: Float32s, keys: Float32s, passing: Bitmap | None, rows: Int64s | None
-    ) -> Question:
-        held = keys if rows is None else keys[rows]
-        n = int(np.isfinite(held).sum())
-        n_true = np.minimum(KS, n)
-        if n == 0:
+    def _questions(
+        self, queries: list[Float32s], keys: Float32s, passing: Bitmap | None, rows: Int64s | None
+    ) -> list[Question]:
+        """Return the questions of queries under one filter: as `_some`, a bounded number at once."""
+        step = max(1, _SORTED_KEYS // max(keys.shape[1], 1))
+        parts = [slice(start, start + step) for start in range(0, len(queries), step)]
+        return [
+            question for part in parts for question in self._some(queries[part], keys[part], passing, rows)
+        ]
+
+    def _some(
+        self, queries: list[Float32s], keys: Float32s, passing: Bitmap | None, rows: Int64s | None
+    ) -> list[Question]:
+        """Return the questions of queries under one filter.
+
+        Args:
+            queries: float32[d] each, raw.
+            keys: float32[m, p] of the passing rows, infinite where they are held out.
+            passing: as in `Question`.
+            rows: int64[p], which rows pass; None for all.
+        """
+        n_finite = np.isfinite(keys).sum(axis=1)
+        last = int(min(KS[-1], n_finite.max(initial=0))) - 1
+        if last < 0:
             none = np.empty(0, np.int32)
-            return Question(query, passing, 0, none, none.astype(np.float32), np.zeros(len(KS)), n_true)
-        last = int(n_true[-1]) - 1
-        limits = np.sort(np.partition(held, last)[: last + 1])[n_true - 1].astype(np.float64)
+            nothing = none, none.astype(np.float32), np.zeros(len(KS)), np.zeros(len(KS), np.int64)
+            return [Question(query, passing, 0, *nothing) for query in queries]
+        n_true = np.minimum(KS, n_finite[:, None])
+        nearest = np.sort(np.partition(keys, last, axis=1)[:, : last + 1], axis=1)
+        limits = np.take_along_axis(nearest, np.maximum(n_true - 1, 0), axis=1).astype(np.float64)
         # Sums in another order differ in the last bits, and copies of a row must count as equals.
-        slack = _TOLERANCE * (np.abs(limits) + self._guide.magnitude)
-        within = np.flatnonzero(held <= limits[-1] + slack[-1])
-        found = within if rows is None else rows[within]
-        return Question(query, passing, n, found.astype(np.int32), held[within], limits + slack, n_true)
+        limits += _TOLERANCE * (np.abs(limits) + self._guide.magnitude)
+        near = keys <= limits[:, -1:]
+        questions = []
+        for i, query in enumerate(queries):
+            within = np.flatnonzero(near[i])
+            found = within if rows is None else rows[within]
+            questions.append(
+                Question(
+                    query,
+                    passing,
+                    int(n_finite[i]),
+                    found.astype(np.int32),
+                    keys[i, within],
+                    limits[i],
+                    n_true[i],
+                )
+            )
+        return questions
 
     def _flags(self, cell: tuple[Walk, float], pivot: Float32s, rng: np.random.Generator) -> Bools:
         walk, share = cell
