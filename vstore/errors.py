@@ -44,7 +44,6 @@ A message says the value, the limit and the remedy.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -207,5 +206,7 @@ class RerankError(VstoreError, RuntimeError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the known name nearest to `name`, or ""."""
+    import difflib
+
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""

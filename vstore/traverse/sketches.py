@@ -9,7 +9,6 @@ are mostly not read. They decide which few rows' exact vectors are read, by the 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -153,6 +152,8 @@ def candidates(estimates: Float32s, spreads: Float32s, k: int, reach: float) -> 
     order = np.argsort(estimates, kind="stable")
     if len(order) <= k:
         return order
+    from statistics import NormalDist
+
     sigmas = NormalDist().inv_cdf(1 - MISSED**reach / 5)
     settled = estimates[order[min(SETTLED * k, len(order)) - 1]]
     kept: Int64s = order[estimates[order] - sigmas * spreads[order] <= settled]
