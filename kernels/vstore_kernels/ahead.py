@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from numba import types
 
+from vstore_kernels import bitmap, gate, insertion, lists, near, pair_lists
 from vstore_kernels.answering import answer_rows
 from vstore_kernels.codes import prepare_into
 from vstore_kernels.jit import CACHED, DISABLE_JIT
@@ -40,11 +41,12 @@ def _array(element: Any, n_dimensions: int, readonly: bool = False) -> Any:
 
 _U8S, _U64S = _array(types.uint8, 1), _array(types.uint64, 1)
 _I32S, _I64S, _F32S = _array(types.int32, 1), _array(_I64, 1), _array(types.float32, 1)
+_I32T, _F32T = _array(types.int32, 2), _array(types.float32, 2)
 # fmt: off
 AHEAD: Final[tuple[Any, tuple[Any, ...]]] = (
     answer_rows, (
-        _array(types.float32, 2), _U64S, *[_I64] * 6, _array(types.int32, 2), _array(types.float32, 2),
-        _array(_I64, 2), _U8S, _I64S, types.float32, _I64S, _I64, _I64,
+        _F32T, _U64S, *[_I64] * 6, _I32T, _F32T, _array(_I64, 2), _U8S, _I64S, types.float32, _I64S, _I64,
+        _I64,
     ),
 )
 """The kernel that the child compiles, and the types of its arguments."""
@@ -60,9 +62,16 @@ MEANWHILE: Final[tuple[tuple[Any, tuple[Any, ...]], ...]] = (
     (undecided_rows, (
         _I32S, _F32S, _I64S, _I64, _I64, _U64S, _F32S, *[_I64] * 4, _F32S, _I32S, _F32S, _I64S,
     )),
+    (insertion.link_orphans, (_array(types.int16, 2), _I32T, _I32S)),
+    (pair_lists._write, (_I64S, _U8S, _U8S, _array(types.uint16, 2), _array(types.uint8, 2), _U8S, _I64)),
+    (near.cluster_distances, (_F32S, _F32T, _F32S, _I64, _F32S)),
+    (lists._bad_row, (_I32T, _I64, _I32S)),
+    (pair_lists._codes_of, (_U8S, _array(types.uint16, 1))),
+    (bitmap._indices, (_U64S, _I32S)),
+    (gate._in_range, (_I32S, _I64)),
 )
 # fmt: on
-"""Kernels that the first answer of a small shard needs after it, and the types of their arguments."""
+"""Kernels that a small shard's build and first answer need after it, and the types of their arguments."""
 
 
 def whole(kernel: Any) -> Any:
