@@ -23,6 +23,7 @@ from vstore_server import logs
 from vstore_server.auth import ROLES, Tokens, TokensFile, new_token, token_entry
 from vstore_server.certificates import TLSFiles
 from vstore_server.codec import Limits
+from vstore_server.loops import run
 from vstore_server.server import Server
 from vstore_server.settings import DEFAULT_LISTEN, ServerSettings
 from vstore_server.tracing import Tracing
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m vstor
             return _token(given[1:], program)
         options = _options(given, program)
         logs.to_stderr()
-        return asyncio.run(_serve(options))
+        return run(lambda: _serve(options), options.get("loop", "auto"))
     except VstoreError as error:
         print(f"vstore_server: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -92,6 +93,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--metrics", help="host:port of an HTTP port with /metrics, /livez and /readyz")
     for name, text in _FLAGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", default=None, help=text)
+    parser.add_argument("--loop", help="auto (uvloop where it is installed; the default), asyncio or uvloop")
     parser.add_argument("--cache-dir", help="a folder for the disk tier of the block cache")
     parser.add_argument("--endpoint-url", help="for s3: the server, where it is not AWS")
     parser.add_argument("--region", help="for s3")

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from vstore import Database
+from vstore_server.loops import Loop, factory_of, run
 from vstore_server.server import Server
 from vstore_server.settings import ServerSettings
 
@@ -19,10 +20,20 @@ class BackgroundServer:
     Args:
         database: what is served.
         settings: default: a free port of 127.0.0.1.
+        loop: which event loop it runs on (`loops.Loop`).
         options: tokens, tls and rerankers, as for `Server`.
     """
 
-    def __init__(self, database: Database, settings: ServerSettings | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: ServerSettings | None = None,
+        *,
+        loop: Loop = "auto",
+        **options: Any,
+    ) -> None:
+        factory_of(loop)
+        self._chosen_loop = loop
         self._make: Callable[[], Server] = lambda: Server(
             database, settings or ServerSettings(listen="127.0.0.1:0"), **options
         )
@@ -61,7 +72,7 @@ class BackgroundServer:
         self.stop()
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        run(self._serve, self._chosen_loop)
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
