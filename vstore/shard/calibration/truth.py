@@ -48,7 +48,7 @@ class Question:
         (int32[m])."""
         if not len(self.rows):
             return np.ones(len(KS))
-        at = np.minimum(np.searchsorted(self.rows, candidates), len(self.rows) - 1)
+        at = np.minimum(self.rows.searchsorted(candidates), len(self.rows) - 1)
         keys = self.keys[at[self.rows[at] == candidates]]
         hits = (keys[:, None] <= self.limits).sum(axis=0)
         shares: Float64s = np.minimum(hits, self.n_true) / self.n_true
