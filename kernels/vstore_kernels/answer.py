@@ -280,11 +280,12 @@ def _tile(n: int, beam: int, k: int) -> tuple[NDArray[Any], ...]:
         _rows_apart(n, beam, np.float32),
         _rows_apart(n, k, np.int32),
         _rows_apart(n, k, np.float32),
-        _rows_apart(n, 2, np.int64),
-        apart(2 * RUN, np.int64),
+        _rows_apart(n, 3, np.int64),
+        apart(4 * RUN, np.int64),
         _rows_apart(N_FACTORS, n, np.float32),
         apart(n, np.float32),
-        apart(FOUR, np.float32),
+        apart(RUN * FOUR, np.float32),
+        _rows_apart(n, beam, np.float32),
     )
 
 

@@ -49,15 +49,15 @@ class Buffers(PackView):
     __slots__ = ()
 
     rotated = flat_at(14, np.float32)
-    cluster_gaps = flat_at(26, np.float32)
-    cluster_heap = flat_at(27, np.int32)
-    cluster_heap_gaps = flat_at(28, np.float32)
-    spreads = flat_at(29, np.float32)
-    bound_nodes = flat_at(30, np.int32)
-    bounds = flat_at(31, np.float32)
-    kept = flat_at(32, np.int64)
-    addresses = flat_at(33, np.int64)
-    scan = flat_at(34, np.int64)
+    cluster_gaps = flat_at(27, np.float32)
+    cluster_heap = flat_at(28, np.int32)
+    cluster_heap_gaps = flat_at(29, np.float32)
+    spreads = flat_at(30, np.float32)
+    bound_nodes = flat_at(31, np.int32)
+    bounds = flat_at(32, np.float32)
+    kept = flat_at(33, np.int64)
+    addresses = flat_at(34, np.int64)
+    scan = flat_at(35, np.int64)
     """int64 [N_SCAN]: of a scan of clusters."""
 
 

@@ -29,9 +29,9 @@ from vstore_kernels.layout import (
     TOO_FEW,
 )
 from vstore_kernels.near import cluster_distances, near_seeds
-from vstore_kernels.near_scan import KEPT, SCANNED, satisfied, scan_run
+from vstore_kernels.near_scan import KEPT, SCANNED, ask_first, satisfied, scan_run
 from vstore_kernels.rescore import rescore_rows, undecided_rows
-from vstore_kernels.scan_tile import TileView, scan_tile
+from vstore_kernels.scan_tile import TileView, scan_tile, take_beam
 from vstore_kernels.scoring import QueryView
 from vstore_kernels.views import EF, EPOCH, MODE, N_SEEDS, SIZE, SearchView, TableView
 from vstore_kernels.walk import descend_levels, run_walk
@@ -119,9 +119,9 @@ def _answer_one(
     out_counters[:] = 0
     if wish.mode == SCAN:
         counters[N_DISTANCES] = wish.n_matching
-        found = np.int64(tile.sizes[j, 0])
-        for t in range(found):
-            search.beam_nodes[t], search.beam_distances[t] = tile.nodes[j, t], tile.distances[j, t]
+        found, counters[N_SKIPPED] = take_beam(
+            tile, j, wish.n_candidates, search.beam_nodes, search.beam_distances
+        )
     else:
         found = _find(query, code, passing, wish, shard, tables, search, buffers, gaps_at)
     status = _settle(query, code, wish, shard, tables, search, buffers, found, out_ids, out_distances)
@@ -249,7 +249,7 @@ def _settle(
     for t in range(size):
         out_ids[t] = search.beam_nodes[buffers.kept[out_ids[t]]]
     search.counters[N_RESCORED] = n_rescored
-    search.counters[N_SKIPPED] = n - n_rescored
+    search.counters[N_SKIPPED] += n - n_rescored
     return ANSWERED
 
 
@@ -293,6 +293,17 @@ def _scan_clusters(
     while size > 0 and not satisfied(scan, wish.n_seeds):
         cluster = np.int64(heap[0])
         size = heap_pop(heap, gaps, size)
+        if size > 0:
+            following = np.int64(heap[0])
+            ask_first(
+                shard.offsets[following],
+                shard.offsets[following + 1],
+                passing,
+                filtered,
+                tables.codes,
+                tables.block_shift,
+                tables.row_bytes,
+            )
         scan_run(
             shard.offsets[cluster],
             shard.offsets[cluster + 1],

@@ -214,21 +214,21 @@ def scan_run(
 
     `passing` is a uint64 bitmap, read when `filtered`; `code_table` int64, the addresses of code blocks of
     `1 << block_shift` rows of `row_bytes`. Mutated: the beam `nodes` int32 and `distances` float32, both
-    [>= capacity], `bound_nodes` int32 and `bounds` float32 [>= k], and `scan` int64 [N_SCAN].
+    [>= capacity], `bound_nodes` int32 and `bounds` float32 [>= k], and `scan` int64 [N_SCAN]. Who scans
+    several runs calls `ask_first` of the next before each.
     """
     if start >= stop:
         return
-    ones = ~np.uint64(0)
     mask = (np.int64(1) << block_shift) - 1
     first, last = start >> 6, (stop - 1) >> 6
     size, n_bounds, m, entered_at = scan[KEPT], scan[BOUNDS], scan[SCANNED], scan[LAST]
+    following = _word(first, start, stop, passing, filtered)
     for w in range(first, last + 1):
-        word = passing[w] if filtered else ones
-        if w == first:
-            word &= ones << np.uint64(start & 63)
-        if w == last:
-            word &= ones >> np.uint64(63 - ((stop - 1) & 63))
-        prefetch_passing(word, w * 64, code_table, block_shift, row_bytes)
+        word = following
+        if w < last:
+            # On their way while those before them are scored.
+            following = _word(w + 1, start, stop, passing, filtered)
+            prefetch_passing(following, w * 64 + 64, code_table, block_shift, row_bytes)
         while word != np.uint64(0):
             node = w * 64 + trailing_zeros(word)
             word &= word - np.uint64(1)
@@ -253,3 +253,31 @@ def scan_run(
                 if entered:
                     entered_at = m
     scan[KEPT], scan[BOUNDS], scan[SCANNED], scan[LAST] = size, n_bounds, m, entered_at
+
+
+@inner()
+def _word(w: Int, start: Int, stop: Int, passing: NDArray[np.uint64], filtered: bool) -> np.uint64:
+    """Return word `w` of the bitmap of the passing nodes from `start` up to `stop`."""
+    ones = ~np.uint64(0)
+    word = passing[w] if filtered else ones
+    if w == start >> 6:
+        word &= ones << np.uint64(start & 63)
+    if w == (stop - 1) >> 6:
+        word &= ones >> np.uint64(63 - ((stop - 1) & 63))
+    return np.uint64(word)
+
+
+@part()
+def ask_first(
+    start: Int,
+    stop: Int,
+    passing: NDArray[np.uint64],
+    filtered: bool,
+    code_table: NDArray[np.int64],
+    block_shift: Int,
+    row_bytes: Int,
+) -> None:
+    """Prefetch the codes that `scan_run` of these nodes scores first; arguments as there."""
+    if start < stop:
+        word = _word(start >> 6, start, stop, passing, filtered)
+        prefetch_passing(word, start >> 6 << 6, code_table, block_shift, row_bytes)

@@ -228,8 +228,9 @@ def rescore_rows(
     for t in range(min(m, _AHEAD)):
         prefetch_vector(addresses[t], d)
     for t in range(m):
-        if t + _AHEAD < m:
-            prefetch_vector(addresses[t + _AHEAD], d)
+        ahead = t + _AHEAD
+        if ahead < m and (size < k or not estimates[ahead] - SIGMAS * spreads[ahead] > distances[k - 1]):
+            prefetch_vector(addresses[ahead], d)
         if size == k and estimates[t] - SIGMAS * spreads[t] > distances[k - 1]:
             continue
         n_rescored += 1

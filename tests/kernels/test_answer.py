@@ -239,7 +239,7 @@ def test_one_query_of_a_wrong_kind_is_refused() -> None:
         Asked(N, None, layout.SCAN, **(wish | {"k": 0}))
 
 
-@pytest.mark.parametrize("n_candidates", [12, TILE_BEAM + 1])
+@pytest.mark.parametrize("n_candidates", [12, 300, TILE_BEAM + 1])
 @pytest.mark.parametrize("share", [None, 0.3])
 @pytest.mark.parametrize("bits", codes.BITS)
 def test_queries_scanned_together_find_what_each_finds_alone(bits, share, n_candidates) -> None:

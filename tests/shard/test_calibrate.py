@@ -14,13 +14,12 @@ from vstore.query.planner import ShardPlans
 from vstore.query.policy import policy
 from vstore.settings import IndexSettings
 from vstore.shard.builder import ShardBuilder
-from vstore.shard.calibration import measure, n_held_out
+from vstore.shard.calibration import costs, measure, n_held_out
 from vstore.shard.calibration.codec import decode_calibration, encode_calibration
 from vstore.shard.calibration.curves import KS, LOSSES, OVERSAMPLING, Calibration, Coarse, Curve
 from vstore.shard.head import decode_head
 from vstore.types import Schema
 from vstore_kernels import bitmap, codes
-from vstore_kernels.scan_tile import TILE
 
 N, DIM = 8_000, 24
 
@@ -179,7 +178,7 @@ def test_splitting_a_batch_equals_planning_each_query(head):
             # Many together may scan where one alone would not.
             alone = {plans.plan(asked[i]).traversal for i in part.tolist()}
             assert alone == {plan.traversal} or plan.traversal == "scan"
-        for plan, part in plans.split(asked[: TILE - 1]):
+        for plan, part in plans.split(asked[: costs.MANY - 1]):
             assert all(plans.plan(asked[i]) == plan for i in part.tolist())
         assert (seen == 1).all()
 

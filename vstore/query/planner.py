@@ -25,11 +25,11 @@ import numpy as np
 
 from vstore.query.near import Look, NearClusters
 from vstore.query.policy import Policy, policy
+from vstore.shard.calibration import costs
 from vstore.shard.calibration.curves import Calibration, Coarse
 from vstore.shard.head import ShardHead
 from vstore.types import Bitmap, Float32s, Int64s
 from vstore_kernels import bitmap
-from vstore_kernels.scan_tile import TILE
 
 _MOST_MEASURED: Final = 0.9999
 _STEPS: Final = 2
@@ -277,7 +277,7 @@ class ShardPlans:
 
     def fixed_for(self, m: int) -> Plan | None:
         """Return the plan of each of m queries asked at once, where it cannot depend on the query."""
-        return self.fixed_together if m >= TILE else self.fixed
+        return self.fixed_together if m >= costs.MANY else self.fixed
 
     def look(self, queries: Float32s) -> Look:
         """Return what plans ask of queries (float32[m, d], raw, C-contiguous); releases the interpreter's
@@ -330,7 +330,7 @@ class ShardPlans:
         groups = []
         for kind in sorted(set(kinds.tolist())):
             place = None if self._near is None else kind // 2
-            plan = self._plan(place, bool(kind % 2), m >= TILE)
+            plan = self._plan(place, bool(kind % 2), m >= costs.MANY)
             groups.append((plan, np.flatnonzero(kinds == kind)))
         return groups
 

@@ -51,8 +51,10 @@ COSTS = Costs(
     candidate=200.0,
     centroid_byte=0.025,
 )
+MANY = 8
+"""So many queries of one call, or more, are planned as a scan that reads a row once for all."""
 TOGETHER = 0.45
-"""A scan for eight queries or more takes this share of its time for each."""
+"""Such a scan takes this share of its time alone for each."""
 RESULT_FILTER = 1.15
 """A walk that keeps passing nodes apart takes this many times one of the same counts: its frontier is a
 heap."""
