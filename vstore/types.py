@@ -372,12 +372,13 @@ class BatchHits:
     """The answers to n queries.
 
     `ids` is (n, k), `scores` float32 (n, k). Where fewer than k rows match, the tail of a row of
-    `ids` holds None (-1 in a collection of int ids) and of `scores` -inf.
+    `ids` holds None (-1 in a collection of int ids) and of `scores` -inf. `receipts` has one receipt for each
+    query, made when it is first looked at.
     """
 
     ids: npt.NDArray[Any]
     scores: Float32s
-    receipts: list[Receipt]
+    receipts: Sequence[Receipt]
 
     def __len__(self) -> int:
         return len(self.receipts)

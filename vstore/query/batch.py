@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from vstore.query.cost import plan_us
 from vstore.query.memtable import MemtableAnswer, MemtableWork, chunk_key, search_memtable
 from vstore.query.near import Look
 from vstore.query.planner import Plan, ShardPlans
+from vstore.query.receipts import LaterReceipts
 from vstore.query.request import SearchRequest
 from vstore.query.resident import (
     Found,
@@ -44,7 +46,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SLICES_A_THREAD: Final = 6
-"""Kernel calls for each thread, so that threads end together."""
+"""Kernel calls for each thread, where they are alike."""
+SHARE: Final = 3
+"""Of several threads, each takes this part of its share of what is left: large calls first, small ones at the
+end, so that threads end together (guided self-scheduling, Polychronopoulos & Kuck 1987)."""
 LEAST_SLICE: Final = 16
 """A kernel call answers at least this many queries: fewer, and threads wait for the interpreter's lock."""
 GAPS_BYTES: Final = 32 << 20
@@ -81,12 +86,17 @@ def search_batch(
     batch = BatchHits(ids, scores, [])
     if not len(queries):
         return batch
-    receipts = _by_kernel(view, request, queries, engine, resident, n_threads, batch)
-    left = [i for i, receipt in enumerate(receipts) if receipt is None]
+    answered, accounts = _by_kernel(view, request, queries, engine, resident, n_threads, batch)
+    batch.receipts = receipts = LaterReceipts(len(queries), partial(_receipt, accounts))
+    left = np.flatnonzero(~answered).tolist()
     for i, receipt in _by_pipeline(view, request, queries, engine, n_threads, left, batch):
-        receipts[i] = receipt
-    batch.receipts = [receipt for receipt in receipts if receipt is not None]
+        receipts.put(i, receipt)
     return batch
+
+
+def _receipt(accounts: _Accounts | None, i: int) -> Receipt:
+    assert accounts is not None, "what no kernel answered brings its receipt"
+    return Receipt.later(partial(accounts.values, i))
 
 
 def _by_pipeline(
@@ -127,14 +137,13 @@ def _by_kernel(
     resident: ResidentShards,
     n_threads: int,
     batch: BatchHits,
-) -> list[Receipt | None]:
-    """Answer what needs nothing that is not resident; return a receipt, or None, for each query."""
+) -> tuple[npt.NDArray[np.bool_], _Accounts | None]:
+    """Answer what needs nothing that is not resident; return which queries (bool[n]), and their accounts."""
     k = request.k
-    none: list[Receipt | None] = [None] * len(queries)
     ready = resident.ready(view.shards)
     planned = None if ready is None else resident.planned(view.shards, ready, request)
     if ready is None or planned is None:
-        return none
+        return np.zeros(len(queries), np.bool_), None
     parts, plans = [], []
     for shard, plan in zip(ready, planned, strict=True):
         found, own = on_shard(shard, plan, queries, k, n_threads)
@@ -156,14 +165,11 @@ def _by_kernel(
     accounts = _Accounts(
         queries, ready, planned, plans, parts, view.n_live, view.memtable.n_live, memtables, meter, engine
     )
-    return [
-        Receipt.later(partial(accounts.values, i)) if there else None
-        for i, there in enumerate(answered.tolist())
-    ]
+    return answered, accounts
 
 
 class Workers:
-    """Up to `n` threads, started when they are needed and ended with the block."""
+    """The calling thread and up to `n` - 1 others, started when they are needed and ended with the block."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -177,12 +183,31 @@ class Workers:
             self._pool.shutdown()
 
     def run(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
-        """Return the results of all tasks, in their order."""
+        """Return the results of all tasks, in their order; threads take one after the other as they come."""
         if self.n == 1 or len(tasks) < 2:
             return [function(task) for task in tasks]
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.n)
-        return list(self._pool.map(function, tasks))
+            self._pool = ThreadPoolExecutor(self.n - 1)
+        results: dict[int, R] = {}
+        numbers = iter(range(len(tasks)))
+
+        def work() -> None:
+            try:
+                for number in numbers:
+                    results[number] = function(tasks[number])
+            except BaseException:
+                for _ in numbers:
+                    pass  # What is left nobody needs any more.
+                raise
+
+        others = [self._pool.submit(work) for _ in range(min(self.n, len(tasks)) - 1)]
+        try:
+            work()
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
+        return [results[number] for number in range(len(tasks))]
 
 
 class _Call(NamedTuple):
@@ -254,7 +279,7 @@ def _some_on_shard(
     """Write to `found` and `plans` what one shard has for each query, and each query's plan."""
     groups: list[tuple[Int64s, Found]] = []
     calls: list[_Call] = []
-    most = max(LEAST_SLICE, -(-len(queries) // (SLICES_A_THREAD * workers.n * TILE)) * TILE)
+    most = _whole_tiles(len(queries) / (SLICES_A_THREAD * workers.n))
     check = current_check()
     split, gaps = _split(planned.plans, queries, workers, most)
     alike: dict[tuple[int, ...], tuple[Step, list[Int64s]]] = {}
@@ -269,7 +294,9 @@ def _some_on_shard(
         alike.setdefault(wanted, (step, []))[1].append(own)
     for step, rows in alike.values():
         own = rows[0] if len(rows) == 1 else np.sort(np.concatenate(rows))
-        size = most if check is None else min(most, _between_looks(plan_us(planned, step.plan)))
+        size = len(own) if workers.n > 1 else most
+        if check is not None:
+            size = min(size, _between_looks(plan_us(planned, step.plan)))
         whole = len(own) == len(queries)
         asked, room = (queries, found) if whole else (queries[own], Found.room(len(own), k))
         near = gaps if gaps is not None and step.mode in BY_CLUSTERS else None
@@ -277,9 +304,10 @@ def _some_on_shard(
             near = near[own]
         if not whole:
             groups.append((own, room))
-        for start in range(0, len(own), size):
-            part = slice(start, start + size)
-            calls.append(_Call(step, asked[part], room.part(part), None if near is None else near[part]))
+        calls.extend(
+            _Call(step, asked[part], room.part(part), None if near is None else near[part])
+            for part in _slices(len(own), size, workers.n)
+        )
 
     def call(task: _Call) -> None:
         if check is not None:
@@ -292,6 +320,21 @@ def _some_on_shard(
     for own, room in groups:
         found.node_ids[own], found.distances[own] = room.node_ids, room.distances
         found.counters[own], found.lacks[own] = room.counters, room.lacks
+
+
+def _slices(m: int, most: int, n_threads: int) -> Iterator[slice]:
+    """Yield runs of m queries, at most `most` in each, for threads that take them in turn."""
+    start = 0
+    while start < m:
+        size = most
+        if n_threads > 1:
+            size = min(most, _whole_tiles((m - start) / (SHARE * n_threads)))
+        yield slice(start, min(start + size, m))
+        start += size
+
+
+def _whole_tiles(m: float) -> int:
+    return max(LEAST_SLICE, math.ceil(m / TILE) * TILE)
 
 
 def _split(
