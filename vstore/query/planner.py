@@ -294,7 +294,7 @@ class ShardPlans:
         `split`, and the distances of the clusters (`Look.gaps`) where they were asked.
         """
         m = len(queries)
-        fixed, together = self.fixed_for(m), m >= TILE
+        fixed, together = self.fixed_for(m), m >= costs.MANY
         if fixed is not None:
             return [fixed] * m, None
         calibration = self._head.calibration
