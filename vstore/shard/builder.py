@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 
@@ -30,6 +31,8 @@ from vstore_kernels import ahead, build, clusters, lists
 from vstore_kernels.codes import CodeParams
 
 Progress = Callable[[int, int], None]
+_THREADS_FROM: Final = 16_384
+"""Rows from which clusters are made by several threads."""
 
 
 class ShardBuilder:
@@ -75,7 +78,9 @@ class ShardBuilder:
             raise InvalidInput("a shard has at least one row")
         ahead.begin()
         space = to_space(rows.vectors, schema.metric)
-        order = clusters.cluster_order(space, index.cluster_rows, index.seed, self._n_threads)
+        # Below, threads would wait for the interpreter longer than they work.
+        n_threads = self._n_threads if rows.n >= _THREADS_FROM else 1
+        order = clusters.cluster_order(space, index.cluster_rows, index.seed, n_threads)
         places = np.argsort(order.order)
         rows = _reordered(rows, order.order)
         # Under l2 the space is the vectors: one copy of them serves.
