@@ -11,13 +11,15 @@ from vstore_server.codec import Message, encode
 MOST_KINDS = 256
 """Kinds of receipts that are remembered."""
 _RECEIPT = encode({"receipt": None})[1:-1]
+_WITH_RECEIPT = b"\x88"
+"""The header of a map of the columns of hits and the receipt."""
 
 
 class PackedReceipts:
     """The parts that receipts of a kind share, packed. Thread-safe."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Message, bytes]] = {}
+        self._known: dict[tuple[int, int], tuple[Message, bytes]] = {}
 
     def answer(self, hits: Hits, shared: Message, own: Message) -> bytes:
         """Return the message of `messages.hits_message`.
@@ -27,23 +29,14 @@ class PackedReceipts:
             shared: fields of the receipt: the same object for all of its kind, kept, changed by nobody.
             own: its other fields.
         """
-        known = self._known.get(id(shared))
+        known = self._known.get((id(shared), len(own)))
         if known is None:
             if len(self._known) >= MOST_KINDS:
                 self._known = {}
+            packed = b"".join((_RECEIPT, _header(len(shared) + len(own)), _fields(shared)))
             # The map is kept: no other may come to have its id.
-            known = self._known[id(shared)] = (shared, _fields(shared))
-        columns = hits.columns()
-        return b"".join(
-            (
-                _header(len(columns) + 1),
-                _fields(columns),
-                _RECEIPT,
-                _header(len(shared) + len(own)),
-                known[1],
-                _fields(own),
-            )
-        )
+            known = self._known[id(shared), len(own)] = (shared, packed)
+        return b"".join((_WITH_RECEIPT, _fields(hits.columns()), known[1], _fields(own)))
 
 
 def _fields(message: Message) -> bytes:

@@ -152,9 +152,9 @@ def check_queries(queries: Float32s, schema: Schema) -> Float32s | None:
     """
     if queries.dtype is not FLOAT32 or queries.shape[1] != schema.dim:
         return None
-    squares = np.einsum("ij,ij->i", queries, queries)
-    # What is not finite is the greatest, or no number at all.
-    if not math.isfinite(squares.max()) or (schema.metric == "cosine" and squares.min() <= SURELY_POSITIVE):
+    squares: list[float] = np.einsum("ij,ij->i", queries, queries).tolist()
+    # The sum is finite only where every one is: none is below zero.
+    if not math.isfinite(sum(squares)) or (schema.metric == "cosine" and min(squares) <= SURELY_POSITIVE):
         return None
     return queries.copy()
 
