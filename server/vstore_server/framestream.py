@@ -182,13 +182,13 @@ class _Stream:
             one = self._running[number] = _Running(number, request)
             kind = self._kinds.kind_of(request)
             if kind is None:
-                self._begin_or_fail(one, caller)
+                self._begin_or_fail(one, caller, None)
             else:
                 kinds.setdefault(id(kind), (kind, []))[1].append(one)
         for kind, alike in kinds.values():
             if len(alike) == 1 or not self._begin_alike(kind, alike, caller):
                 for one in alike:
-                    self._begin_or_fail(one, caller)
+                    self._begin_or_fail(one, caller, kind)
 
     def _begin_alike(self, kind: Kind, alike: list[_Running], caller: Call) -> bool:
         """Begin searches of one kind; False where each is to be begun by itself, and nothing was done."""
@@ -212,23 +212,21 @@ class _Stream:
                 self._failed(one, error)
         return True
 
-    def _begin_or_fail(self, one: _Running, caller: Call) -> None:
+    def _begin_or_fail(self, one: _Running, caller: Call, kind: Kind | None) -> None:
         try:
-            self._begin(one, caller)
+            self._begin(one, caller, kind)
         except Exception as error:
             self._failed(one, error)
 
-    def _begin(self, one: _Running, caller: Call) -> None:
+    def _begin(self, one: _Running, caller: Call, kind: Kind | None) -> None:
         of = self._of
         call = one.call = caller.another()
-        known = self._kinds.find(one.data)
         search = None
         try:
-            if known is not None:
-                plain, timeout_s = known
+            if kind is not None:
                 one.method = SEARCH
-                one.until_s = None if timeout_s is None else one.started + timeout_s
-                search = of.answering.plain_search_of(plain, call)
+                one.until_s = None if kind.timeout_s is None else one.started + kind.timeout_s
+                search = of.answering.plain_search_of(kind.search_of(one.data), call)
             else:
                 message = self._decode(one)
                 if one.method is SEARCH:

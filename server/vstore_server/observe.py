@@ -138,8 +138,18 @@ class Observer:
         kinds: dict[int, tuple[Mapping[str, Any], list[Mapping[str, Any]]]] = {}
         for shared, own in unseen:
             kinds.setdefault(id(shared), (shared, []))[1].append(own)
+        totals = dict.fromkeys(_COUNTED, 0.0)
         for shared, owns in kinds.values():
             self._record_kind(shared, owns)
+            for field in _COUNTED:
+                totals[field] += (
+                    shared[field] * len(owns) if field in shared else sum(own[field] for own in owns)
+                )
+        if kinds:
+            for tier, field in _TIERS:
+                self._cache.add(totals[field], tier)
+            for field in _WORK:
+                self._work.add(totals[field], field)
         took: dict[tuple[str, str], list[float]] = {}
         for method, status, took_s in ended:
             took.setdefault((method, status), []).append(took_s)
@@ -148,11 +158,7 @@ class Observer:
             self._request_s.observe_all(spent_s, method)
 
     def _record_kind(self, shared: Mapping[str, Any], owns: list[Mapping[str, Any]]) -> None:
-        """Count receipts that share one part; a field is in that or in each one's own."""
-
-        def total(field: str) -> float:
-            return float(shared[field] * len(owns) if field in shared else sum(own[field] for own in owns))
-
+        """Count plans, stages and re-rankings of receipts that share one part."""
         plan = plan_of(shared)
         self._n_searches.add(len(owns), plan)
         stages: dict[str, list[float]] = {}
@@ -163,10 +169,6 @@ class Observer:
             self._stage_s.observe_all(spent_s, stage, plan)
         for report in shared["rerank"]:
             self._reranked(report)
-        for tier, field in _TIERS:
-            self._cache.add(total(field), tier)
-        for field in _WORK:
-            self._work.add(total(field), field)
 
     def _reranked(self, report: Mapping[str, Any]) -> None:
         model = report["model"]
@@ -249,6 +251,7 @@ _WORK = (
     "bytes_fetched",
     "estimated_cost_usd",
 )
+_COUNTED = (*(field for _, field in _TIERS), *_WORK)
 _RERANK = ("n_scored", "n_failed", "n_pairs", "n_cached", "n_batches", "n_tokens")
 _STORE = (("get", "n_gets"), ("put", "n_puts"), ("list", "n_lists"), ("delete", "n_deletes"))
 _CACHE: tuple[tuple[str, str, Any, str], ...] = (

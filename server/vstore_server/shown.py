@@ -11,8 +11,6 @@ from vstore_server.codec import Message, encode
 MOST_KINDS = 256
 """Kinds of receipts that are remembered."""
 _RECEIPT = encode({"receipt": None})[1:-1]
-_WITH_RECEIPT = b"\x88"
-"""The header of a map of the columns of hits and the receipt."""
 
 
 class PackedReceipts:
@@ -36,7 +34,8 @@ class PackedReceipts:
             packed = b"".join((_RECEIPT, _header(len(shared) + len(own)), _fields(shared)))
             # The map is kept: no other may come to have its id.
             known = self._known[id(shared), len(own)] = (shared, packed)
-        return b"".join((_WITH_RECEIPT, _fields(hits.columns()), known[1], _fields(own)))
+        columns = hits.columns()
+        return b"".join((_header(len(columns) + 1), _fields(columns), known[1], _fields(own)))
 
 
 def _fields(message: Message) -> bytes:
