@@ -13,8 +13,9 @@ from vstore.format.rows import RowBatch
 from vstore.query.planner import ShardPlans
 from vstore.query.policy import policy
 from vstore.settings import IndexSettings
+from vstore.shard import threads
 from vstore.shard.builder import ShardBuilder
-from vstore.shard.calibration import costs, measure, n_held_out
+from vstore.shard.calibration import costs, n_held_out
 from vstore.shard.calibration.codec import decode_calibration, encode_calibration
 from vstore.shard.calibration.curves import KS, LOSSES, OVERSAMPLING, Calibration, Coarse, Curve
 from vstore.shard.head import decode_head
@@ -42,7 +43,7 @@ def head():
 
 def test_the_result_does_not_depend_on_the_threads(monkeypatch):
     one, data = build(n_threads=1)
-    monkeypatch.setattr(measure, "_THREADS_FROM", 0)
+    monkeypatch.setattr(threads, "THREADS_FROM", 0)
     other, again = build(n_threads=2)
     assert data == again
     assert one.calibration is not None

@@ -52,7 +52,7 @@ class Account:
         if any(planned.plans.varies_around for planned in self.planned):
             return None
         told = self.planned[0].told
-        key = (self.n_live, *map(id, self.plans))
+        key = told_key(self.n_live, self.plans)
         known = told.get(key)
         if known is None:
             if len(told) >= REMEMBERED_RECEIPTS:
@@ -80,6 +80,11 @@ class Account:
         receipt.timings_ms = self.timings_ms
         write_reads(receipt, self.meter or ReadMeter(), self.n_cache_hits, self.engine.prices)
         return {name: getattr(receipt, name) for name in _FIELDS}
+
+
+def told_key(n_live: int, plans: Sequence[Plan]) -> tuple[int, ...]:
+    """Return what `PlannedShard.told` knows a kind of receipts by."""
+    return n_live, *map(id, plans)
 
 
 def own_part(row: Sequence[int], n_cache_hits: int, timings_ms: dict[str, float]) -> dict[str, Any]:

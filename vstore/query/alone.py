@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vstore.ingest.view import LiveShard
-from vstore.query.account import Account, own_part
+from vstore.query.account import Account, own_part, told_key
 from vstore.query.memtable import MemtableWork
 from vstore.query.planner import Plan
 from vstore.query.resident import PlannedShard, ReadyShard
@@ -96,7 +96,8 @@ class RowsOfOne(ShownRows):
     def receipt_parts(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """As `Account.parts`."""
         planned = self._planned
-        known = None if planned.plans.varies_around else planned.told.get((self._live.n_live, id(self._plan)))
+        key = told_key(self._live.n_live, (self._plan,))
+        known = None if planned.plans.varies_around else planned.told.get(key)
         if known is None:
             return self._account().parts()
         return known[1], own_part(self._found.counters, self._n_blocks(), self._timings_ms())

@@ -290,8 +290,7 @@ def _some_on_shard(
             found.lacks[own] = 1
             continue
         # Plans that ask the same for other reasons: together they fill the tiles of a scan.
-        wanted = (step.mode, step.width, plan.n_seeds, plan.n_candidates)
-        alike.setdefault(wanted, (step, []))[1].append(own)
+        alike.setdefault(step.wanted, (step, []))[1].append(own)
     for step, rows in alike.values():
         own = rows[0] if len(rows) == 1 else np.sort(np.concatenate(rows))
         size = len(own) if workers.n > 1 else most

@@ -47,8 +47,7 @@ def few_on_shard(
     for i, plan in enumerate(plans):
         step = step_of(shard, planned, plan)
         if step is not None and not is_uncut(step):
-            wanted = (step.mode, step.width, plan.n_seeds, plan.n_candidates)
-            alike.setdefault(wanted, (step, []))[1].append(i)
+            alike.setdefault(step.wanted, (step, []))[1].append(i)
     for step, rows in alike.values():
         near = gaps if step.mode in BY_CLUSTERS else None
         asked = queries

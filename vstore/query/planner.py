@@ -266,14 +266,9 @@ class ShardPlans:
         """Return the plan for a query (float32[d], raw)."""
         if self.fixed is not None:
             return self.fixed
-        calibration = self._head.calibration
         if self._near is None:
-            novelty = 0.0 if self._coarse is None else self._coarse.novelty_of(query)
-            place = None
-        else:
-            correlation, novelty = self._near.correlation_and_novelty(query)
-            place = _place(correlation)
-        return self._plan(place, calibration is not None and novelty > calibration.novel_beyond)
+            return self._plan_for(None, 0.0 if self._coarse is None else self._coarse.novelty_of(query))
+        return self._plan_for(*self._near.correlation_and_novelty(query))
 
     def fixed_for(self, m: int) -> Plan | None:
         """Return the plan of each of m queries asked at once, where it cannot depend on the query."""
@@ -297,14 +292,12 @@ class ShardPlans:
         fixed, together = self.fixed_for(m), m >= costs.MANY
         if fixed is not None:
             return [fixed] * m, None
-        calibration = self._head.calibration
-        beyond = math.inf if calibration is None else calibration.novel_beyond
         if self._near is None:
             novelties = [0.0] * m if self._coarse is None else self._coarse.novelty(queries).tolist()
-            return [self._plan(None, novelty > beyond, together) for novelty in novelties], None
+            return [self._plan_for(None, novelty, together) for novelty in novelties], None
         look = self._near.look(queries)
         plans = [
-            self._plan(_place(correlation), novelty > beyond, together)
+            self._plan_for(correlation, novelty, together)
             for correlation, novelty in zip(look.correlations.tolist(), look.novelties.tolist(), strict=True)
         ]
         return plans, look.gaps if look.gaps.shape[1] else None
@@ -353,6 +346,11 @@ class ShardPlans:
         recall = min(self._recall, _MOST_MEASURED)
         known = policy(self._head.calibration, self.k, recall, self._ef, False, together)
         return known.always_scans(self.n_matching)
+
+    def _plan_for(self, correlation: float | None, novelty: float, together: bool = False) -> Plan:
+        calibration = self._head.calibration
+        is_novel = calibration is not None and novelty > calibration.novel_beyond
+        return self._plan(_place(correlation), is_novel, together)
 
     def _plan(self, place: int | None, novel: bool, together: bool = False) -> Plan:
         plan = self._known.get((place, novel, together))

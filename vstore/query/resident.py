@@ -88,6 +88,12 @@ class Step(NamedTuple):
     width: int
     asked: Asked
 
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """What it asks of the kernel, beside rows and k: equal for plans that ask the same for other
+        reasons."""
+        return self.mode, self.width, self.plan.n_seeds, self.plan.n_candidates
+
 
 @dataclass(slots=True, eq=False)
 class Planned:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
 
 import numpy as np
 
@@ -25,14 +24,13 @@ from vstore.shard.payload import payload_block_rows, payload_blocks
 from vstore.shard.regraph import OldGraph, extended_hnsw
 from vstore.shard.sketches import Sketcher
 from vstore.shard.space import to_space
+from vstore.shard.threads import threads_for
 from vstore.storage.upload import Sink
 from vstore.types import Float32s, Int32s, Int64s, Schema, UInt8s
 from vstore_kernels import ahead, build, clusters, lists
 from vstore_kernels.codes import CodeParams
 
 Progress = Callable[[int, int], None]
-_THREADS_FROM: Final = 16_384
-"""Rows from which clusters are made by several threads."""
 
 
 class ShardBuilder:
@@ -78,8 +76,7 @@ class ShardBuilder:
             raise InvalidInput("a shard has at least one row")
         ahead.begin()
         space = to_space(rows.vectors, schema.metric)
-        # Below, threads would wait for the interpreter longer than they work.
-        n_threads = self._n_threads if rows.n >= _THREADS_FROM else 1
+        n_threads = threads_for(rows.n, self._n_threads)
         order = clusters.cluster_order(space, index.cluster_rows, index.seed, n_threads)
         places = np.argsort(order.order)
         rows = _reordered(rows, order.order)

@@ -25,6 +25,7 @@ from vstore.shard.calibration.curves import (
 )
 from vstore.shard.calibration.guide import Guide
 from vstore.shard.calibration.truth import Question, TruthMaker, lowered
+from vstore.shard.threads import threads_for
 from vstore.types import Float32s, Float64s, Int32s, Int64s
 from vstore_kernels.parallel import run_chunks
 
@@ -57,8 +58,6 @@ _USUAL: Final = 0.95
 _FAR: Final[tuple[Walk, float]] = ("far", 0.2)
 _CHUNK: Final = 16
 _PAST_SCAN: Final = 1.5
-_THREADS_FROM: Final = 16_384
-"""Rows from which threads help: in smaller shards a search is soon done, and they wait for each other."""
 
 
 def n_held_out(n_rows: int) -> int:
@@ -80,7 +79,7 @@ def calibrate(guide: Guide, held_out: Int32s, *, seed: int, n_threads: int) -> C
         seed: chooses the filters.
         n_threads: the result does not depend on it.
     """
-    n_threads = n_threads if guide.n >= _THREADS_FROM else 1
+    n_threads = threads_for(guide.n, n_threads)
     maker = TruthMaker(guide, held_out, seed, n_threads)
     run = _Measure(guide, n_threads)
     own = np.ascontiguousarray(guide.vectors[held_out])
